@@ -1,0 +1,22 @@
+// cpu_backend.h: the engines that compute on the CPU.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "runtime/base/backend.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+struct CpuBackendOptions {
+  int threads = 0;          // workers of its arena; 0: all that the process may use
+  std::string_view engine;  // "onednn", "reference"; empty: VKV_CPU, or else the best there is
+};
+
+// Errors: kInvalidArgument for an unknown engine, listing those there are; kUnsupported for one
+// that this CPU cannot run.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options);
+
+}  // namespace vkv

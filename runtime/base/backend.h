@@ -1,0 +1,101 @@
+// backend.h: what an engine (CPU, later GPU) computes for the cache: encode, attend, saliency.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The cache decides which blocks belong together and in which order partials are merged; a backend
+// only computes. Its results depend on nothing but its inputs: not on the tier that a block came
+// from, not on the number of threads, not on what else is in the same call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "runtime/base/block_format.h"
+#include "vkv/status.h"
+#include "vkv/types.h"
+
+namespace vkv {
+
+// 16-bit tokens that are not yet in a block. Row-major, oldest first.
+struct OpenTokens {
+  Codec codec = Codec::kF16;  // kF16 or kBf16
+  int token_count = 0;
+  const uint16_t* k = nullptr;  // [token_count, kv_heads, head_dim]
+  const uint16_t* v = nullptr;  // [token_count, kv_heads, head_dim]
+};
+
+// One partial: attention of q_len queries over some tokens of one layer of one sequence.
+//
+// Scores are scale * q.(k - mean): softmax does not change when every key is shifted by the same
+// vector, and what is left is small where a model's keys carry a large offset. All partials of a
+// layer must use the same mean; lse is that of the shifted scores.
+struct AttendItem {
+  KvShape shape;
+  float scale = 1.0f;  // of scores: 1/sqrt(head_dim) unless the model says otherwise
+  int q_len = 0;
+  const float* q = nullptr;           // [q_len, q_heads, head_dim]
+  const float* k_mean = nullptr;      // [kv_heads, head_dim]; nullptr: zero
+  std::span<const BlockView> blocks;  // every query sees all their tokens
+  // The last q_len open tokens are the queries' own when `causal`: query i sees the open tokens
+  // [0, token_count - q_len + i]. Otherwise every query sees them all.
+  OpenTokens open;
+  bool causal = false;  // needs open.token_count >= q_len
+
+  float* out = nullptr;  // [q_len, q_heads, head_dim]; 0 where there is no token
+  float* lse = nullptr;  // [q_len, q_heads]; -inf where there is no token
+};
+
+// One block to encode, gathered from rows of 16-bit K and V.
+struct EncodeItem {
+  KvShape shape;
+  Codec k_codec = Codec::kF16;
+  Codec v_codec = Codec::kF16;
+  OpenTokens source;
+  std::span<const uint32_t> rows;  // of source, in the order in which the block holds them
+  const float* k_mean = nullptr;  // [kv_heads, head_dim]; K is encoded relative to it unless 16 bit
+  // Headers made by encode_headers over a whole segment; the record then holds none.
+  const std::byte* shared_headers = nullptr;
+  std::span<std::byte> record;  // block_layout(...).record_bytes(), 64-byte aligned; all written
+};
+
+// How much the newest queries look at each open token.
+struct SaliencyItem {
+  KvShape shape;
+  float scale = 1.0f;
+  int q_len = 0;                  // the newest queries of the attend before, 64 are plenty
+  const float* q = nullptr;       // [q_len, q_heads, head_dim]
+  const float* lse = nullptr;     // [q_len, q_heads]: of the whole attention
+  const float* k_mean = nullptr;  // as in the attend
+  OpenTokens open;                // causal as in AttendItem
+  // Mean over queries and query heads of the softmax weight that a token gets, times
+  // ||v_t - mean v|| over all KV heads.
+  float* score = nullptr;  // [open.token_count]
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu-onednn (avx512_core_vnni)", "cpu-reference"
+
+  // Computes every item; they are independent. Blocking, parallel inside.
+  // Errors: kUnsupported for a shape or codec without a kernel.
+  virtual Status attend(std::span<const AttendItem> items) = 0;
+
+  // Encodes every item; deterministic bit for bit on every engine.
+  // Errors: kInvalidArgument for a value that is not finite or overflows fp16, naming the channel.
+  virtual Status encode(std::span<const EncodeItem> items) = 0;
+
+  // Headers for all of item.rows together (any number), to be shared by the blocks of a segment:
+  // [kv_heads] headers at item.record, headers_bytes() long.
+  virtual Status encode_headers(const EncodeItem& item) = 0;
+
+  // Mean of the keys over `rows` of `source`, by the encoder's own sums: [kv_heads, head_dim].
+  virtual Status mean_key(const KvShape& shape, const OpenTokens& source,
+                          std::span<const uint32_t> rows, float* mean) = 0;
+
+  virtual Status saliency(const SaliencyItem& item) = 0;
+};
+
+}  // namespace vkv

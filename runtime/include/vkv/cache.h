@@ -1,0 +1,85 @@
+// cache.h: the KV cache of a multimodal model: start here.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model calls, for each layer in order, append() with the K and V of its new tokens and then
+// attend() with their queries. The cache keeps the newest tokens at 16 bit, encodes the rest by the
+// precision policy, and keeps the encoded blocks in DRAM or on NVMe under hard byte budgets. The
+// tier never changes a result: attention over the same blocks is bit-identical wherever they lie.
+//
+// Threads: any thread may call; calls on one cache run one after another. Pointers are host
+// pointers, read or written only during the call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "vkv/options.h"
+#include "vkv/stats.h"
+#include "vkv/status.h"
+#include "vkv/types.h"
+
+namespace vkv {
+
+// K (after RoPE) and V of new tokens of one layer.
+struct AppendRequest {
+  SequenceId sequence{};
+  int token_count = 0;
+  const void* k = nullptr;      // [token_count, kv_heads, head_dim], options.element
+  const void* v = nullptr;      // [token_count, kv_heads, head_dim], options.element
+  std::span<const Role> roles;  // [token_count]; must be the same for every layer
+};
+
+// Queries of the newest q_len tokens of a sequence; query i sees all tokens up to its own.
+struct AttendRequest {
+  SequenceId sequence{};
+  int q_len = 0;            // decode 1, verification of a draft a few, a prefill chunk any number
+  const void* q = nullptr;  // [q_len, q_heads, head_dim], options.element
+  void* out = nullptr;      // [q_len, q_heads, head_dim], options.element
+  // The chunk ends its prefill window: seal what is older than the recent tokens, in short blocks
+  // if need be. Leave it false for decode steps and for all chunks of a prompt but the last.
+  bool ends_window = false;
+};
+
+class Cache {
+ public:
+  // Errors: kInvalidArgument for options out of range, kOutOfMemory for budgets too small for one
+  // block and its staging, kIo for a store file that cannot be made.
+  static Result<std::unique_ptr<Cache>> open(const CacheOptions& options);
+  virtual ~Cache() = default;
+
+  virtual Result<SequenceId> create_sequence() = 0;
+
+  // A sequence with the same tokens. Blocks are shared, open tokens copied. Layers must be level:
+  // every layer has the same tokens.
+  virtual Result<SequenceId> fork(SequenceId parent) = 0;
+
+  // Frees the sequence and every block that no other sequence shares.
+  virtual Status erase(SequenceId sequence) = 0;
+
+  // Drops the newest tokens of every layer. At least options.recent_tokens can always be dropped
+  // (fewer only if the sequence is shorter); beyond what is open it is kUnsupported, and nothing
+  // changes.
+  virtual Status truncate(SequenceId sequence, int token_count_dropped) = 0;
+
+  // Errors: kNotFound, kInvalidArgument (layers out of step, roles of another length, values that
+  // are not finite or overflow 16 bit), kOutOfMemory naming the tier and the need. A failed append
+  // changes nothing.
+  virtual Status append(int layer, const AppendRequest& request) = 0;
+
+  // Attention of several sequences in one call; a sequence may stand in it once. Seals and places
+  // blocks afterwards. Errors: kNotFound, kInvalidArgument, kOutOfMemory (the blocks made do not
+  // fit), kIo and kDataLoss naming the sequence: `out` then has no meaning.
+  virtual Status attend(int layer, std::span<const AttendRequest> requests) = 0;
+
+  virtual Result<SequenceStats> sequence_stats(SequenceId sequence) const = 0;
+  virtual CacheStats stats() const = 0;
+
+  virtual const CacheOptions& options() const = 0;  // as opened, defaults filled in
+  virtual std::string engine() const = 0;           // of attention: "cpu-onednn (...)"
+  virtual std::string io_engine() const = 0;        // "io_uring", "threads", "none"
+};
+
+}  // namespace vkv
