@@ -38,7 +38,7 @@ class CacheImpl final : public Cache {
         pool_(std::move(pool)),
         store_(std::move(store)),
         backend_(std::move(backend)),
-        placement_(*pool_, store_.get()),
+        placement_(*pool_, store_.get(), options_.dram_block_bytes_max),
         sealer_(options_, options_.score_scale, *backend_, placement_, *pool_) {}
 
   // Takes the memory that every call needs. Errors: kOutOfMemory.

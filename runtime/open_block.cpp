@@ -12,8 +12,6 @@
 namespace vkv {
 namespace {
 
-constexpr size_t kGrowthTokens = 64;  // decode adds one at a time
-
 float load(ElementType element, const void* values, size_t index) {
   switch (element) {
     case ElementType::kF16:
@@ -55,10 +53,6 @@ void keep_rows(T* rows, size_t values, std::span<const uint8_t> gone) {
 
 }  // namespace
 
-size_t OpenBlock::row_bytes() const {
-  return sizeof(uint32_t) + 2 * row_values() * sizeof(uint16_t) + sizeof(TokenClass);
-}
-
 uint32_t* OpenBlock::positions(const DramBuffer& buffer) const {
   return reinterpret_cast<uint32_t*>(buffer.data());
 }
@@ -88,7 +82,7 @@ Status OpenBlock::append(Placement& placement, ElementType element, const void* 
   const auto convert_into = [&](const char* which, const void* source, uint16_t* target) -> Status {
     const size_t bad = convert(codec_, element, source, target, values);
     if (bad == values) return {};
-    const size_t head_dim = static_cast<size_t>(head_dim_);
+    const size_t head_dim = static_cast<size_t>(shape_.head_dim);
     return {
         Code::kInvalidArgument,
         std::string(which) + " of token " + std::to_string(first_position + bad / row_values()) +
@@ -122,12 +116,10 @@ void OpenBlock::shrink(Placement& placement) {
 }
 
 Result<OpenBlock> OpenBlock::clone(Placement& placement) const {
-  OpenBlock copy;
-  copy.codec_ = codec_;
-  copy.kv_heads_ = kv_heads_;
-  copy.head_dim_ = head_dim_;
+  OpenBlock copy(shape_, codec_);
   if (token_count_ == 0) return copy;
-  VKV_TRY_ASSIGN(buffer, placement.allocate((rows() + kGrowthTokens) * row_bytes(), "open tokens"));
+  VKV_TRY_ASSIGN(buffer,
+                 placement.allocate((rows() + kGrowthTokens) * row_bytes(shape_), "open tokens"));
   copy_rows(buffer);
   copy.token_count_ = token_count_;
   copy.buffer_ = std::move(buffer);
@@ -135,7 +127,7 @@ Result<OpenBlock> OpenBlock::clone(Placement& placement) const {
 }
 
 Status OpenBlock::reallocate(Placement& placement, size_t capacity) {
-  VKV_TRY_ASSIGN(buffer, placement.allocate(capacity * row_bytes(), "open tokens"));
+  VKV_TRY_ASSIGN(buffer, placement.allocate(capacity * row_bytes(shape_), "open tokens"));
   copy_rows(buffer);
   buffer_ = std::move(buffer);
   return {};

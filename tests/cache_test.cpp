@@ -90,21 +90,25 @@ TEST(cache, prefill_in_windows_and_decode_match_double_precision) {
 
 TEST(cache, fewer_bits_cost_accuracy_in_order_and_within_ceilings) {
   // Ceilings: twice what was measured when this test was written, on random values that have none
-  // of the structure of real attention.
-  double previous = 0;
-  for (auto [name, ceiling] : {std::pair{"exact", 1e-4},
-                               {"safe", 0.06},
-                               {"balanced", 0.15},
-                               {"visual2", 0.5},
-                               {"extreme", 1.5}}) {
+  // of the structure of real attention. Each line gets fewer bits from preset to preset.
+  const auto error_of = [](std::string_view name) {
     auto cache = must_open(options_with(name));
     const SequenceId sequence = must_create(*cache);
     must_feed(*cache, sequence, 0, picture_prompt(4, 700, 40), true);
     const auto out = must_feed(*cache, sequence, 744, picture_prompt(0, 0, 1));
-    const double error = error_of_last(kShape, out, 1, 744);
-    EXPECT_LT(error, ceiling) << name;
-    EXPECT_GT(error, previous) << name << " should lose more than the preset before it";
-    previous = error;
+    return error_of_last(kShape, out, 1, 744);
+  };
+  using Line = std::vector<std::pair<const char*, double>>;
+  for (const Line& line : {Line{{"exact", 1e-4}, {"safe", 0.2}, {"balanced", 0.5}},
+                           Line{{"visual2", 0.5}, {"visual1", 1.5}, {"extreme", 2.0}}}) {
+    double previous = 0;
+    for (auto [name, ceiling] : line) {
+      const double error = error_of(name);
+      std::cout << name << ": error of the last token " << error << " of max|O|\n";
+      EXPECT_LT(error, ceiling) << name;
+      EXPECT_GT(error, previous) << name << " should lose more than the preset before it";
+      previous = error;
+    }
   }
 }
 
@@ -157,15 +161,15 @@ TEST(cache, a_fork_shares_blocks_and_lives_on_when_its_parent_is_erased) {
 
 TEST(cache, an_erased_sequence_gives_everything_back) {
   auto cache = must_open(options_with("visual1"));
-  const SequenceId first = must_create(*cache);
-  must_feed(*cache, first, 0, picture_prompt(0, 64, 0));
-  ASSERT_TRUE(cache->erase(first).ok());
-  const uint64_t idle = cache->stats().tier[1].bytes_used;
-  const SequenceId sequence = must_create(*cache);
-  must_feed(*cache, sequence, 0, picture_prompt(4, 900, 64), true);
-  EXPECT_GT(cache->stats().tier[1].bytes_used, idle);
-  ASSERT_TRUE(cache->erase(sequence).ok());
-  EXPECT_EQ(cache->stats().tier[1].bytes_used, idle);
+  uint64_t idle = 0;
+  for (int round = 0; round < 3; ++round) {
+    const SequenceId sequence = must_create(*cache);
+    must_feed(*cache, sequence, 0, picture_prompt(4, 900, 64), true);
+    EXPECT_GT(cache->stats().tier[1].bytes_used, idle);
+    ASSERT_TRUE(cache->erase(sequence).ok());
+    if (round == 0) idle = cache->stats().tier[1].bytes_used;  // scratch memory is kept
+    EXPECT_EQ(cache->stats().tier[1].bytes_used, idle);
+  }
 }
 
 TEST(cache, a_rejected_draft_leaves_no_trace) {
