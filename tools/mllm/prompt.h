@@ -1,0 +1,66 @@
+// prompt.h: how a question and its media become tokens with roles.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/mllm/tokenizer.h"
+#include "vkv/status.h"
+#include "vkv/types.h"
+
+namespace vkv {
+
+// <image> stands once a picture or frame and becomes tokens_per_image tokens.
+enum class PromptStyle : uint8_t {
+  kAuto,       // kLlavaQwen if the tokenizer has <|im_start|>, else kQuestion
+  kQuestion,   // TinyVLM: <s><image>..\nQuestion: {question} Answer:
+  kLlavaQwen,  // llava-interleave-qwen: <|im_start|>user <image>..\n{question}<|im_end|>
+               // <|im_start|>assistant\n
+  kPlain,      // <image>..{question}
+};
+
+// "auto", "question", "llava-qwen", "plain". Errors: kInvalidArgument, listing them.
+Result<PromptStyle> prompt_style(std::string_view name);
+
+struct PromptTokens {
+  std::vector<int32_t> tokens;
+  std::vector<Role> roles;  // image placeholders kVisual, special tokens kControl, the rest kText
+};
+
+// The prompt of one checkpoint in two halves, which join without changing a token: the media half
+// ends with a special token, so no merge crosses the border.
+class Prompt {
+ public:
+  // The tokenizer outlives the prompt. Errors: kInvalidArgument if the tokenizer lacks a special
+  // token of the style.
+  static Result<Prompt> make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
+                             int tokens_per_image);
+
+  Result<PromptTokens> media(int image_count) const;
+
+  // Special tokens written in the question are taken as plain characters.
+  // Errors: kInvalidArgument for a question that is blank or not UTF-8.
+  Result<PromptTokens> question(std::string_view text, bool with_media) const;
+
+ private:
+  // "{question}" in a text stands for the question, "<image>" as a special for all images.
+  struct Part {
+    bool special = false;
+    std::string text;
+  };
+
+  Prompt() = default;
+  Status append(const Part& part, std::string_view question, PromptTokens& target) const;
+
+  const Tokenizer* tokenizer_ = nullptr;
+  std::vector<Part> before_media_;
+  std::vector<Part> question_with_media_;
+  std::vector<Part> question_alone_;
+  int32_t image_token_ = 0;
+  int tokens_per_image_ = 0;
+};
+
+}  // namespace vkv
