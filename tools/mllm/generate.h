@@ -1,0 +1,113 @@
+// generate.h: questions about pictures and video in, answers out: start here.
+// SPDX-License-Identifier: Apache-2.0
+//
+//   Media media = generator.encode_media(pixels)        vision tower, once
+//   generator.answer(question, media)                   one question: media and question are one
+//                                                       prefill window, so the cache keeps best
+//                                                       what the question looks at
+//   MediaPrefix prefix = generator.ingest(media)        several questions: KV of the media once,
+//   generator.answer(question, prefix), ...             and a fork of it for each question
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/mllm/model.h"
+#include "tools/mllm/prompt.h"
+#include "tools/mllm/sampler.h"
+#include "tools/mllm/tokenizer.h"
+
+namespace vkv {
+
+enum class FinishReason : uint8_t { kEos, kLength };
+std::string_view name(FinishReason reason);  // "eos", "length"
+
+// Images or video frames after the vision tower.
+struct Media {
+  int image_count = 0;
+  std::vector<float> embeddings;  // [image_count * tokens_per_image, text.hidden]
+  double encode_seconds = 0;
+};
+
+// A sequence of the cache that holds the prompt up to and with the media.
+struct MediaPrefix {
+  SequenceId sequence{};
+  int image_count = 0;
+  int64_t token_count = 0;
+  std::array<uint64_t, kRoleCount> role_tokens{};
+  double prefill_seconds = 0;
+};
+
+struct Question {
+  std::string_view text;
+  Sampling sampling;
+  // Gets the answer as it grows: whole UTF-8 characters, in order. May be empty.
+  std::function<void(std::string_view piece)> on_text;
+  Watch watch;  // progress counts prompt tokens x layers, so it is full when the first token comes
+};
+
+struct Answer {
+  std::string text;
+  std::vector<int32_t> tokens;                       // without the end token
+  std::array<uint64_t, kRoleCount> prompt_tokens{};  // by role, with those of a prefix
+  FinishReason finish = FinishReason::kEos;
+  double ttft_seconds = 0;  // from the call to the first token: prefill of all but a prefix
+  double tpot_seconds = 0;  // mean of the tokens after the first; 0 if there are none
+  SequenceStats stats;      // of the sequence when the answer was complete
+};
+
+struct GeneratorOptions {
+  PromptStyle style = PromptStyle::kAuto;
+  // A prompt longer than this is prefilled and sealed in several windows (DESIGN: "window").
+  int window_tokens_max = 32768;
+};
+
+// One call at a time.
+class Generator {
+ public:
+  // All three outlive the generator. Errors: kInvalidArgument if the cache's shape or element is
+  // not the model's, or if the tokenizer has ids or image tokens that the model lacks.
+  static Result<Generator> make(Model* model, const Tokenizer* tokenizer, Cache* cache,
+                                const GeneratorOptions& options);
+
+  // `images` as in Model::encode_images; none gives empty media (a prompt of text alone).
+  Result<Media> encode_media(std::span<const std::vector<float>> images, const Watch& watch);
+
+  // One question over the media. Errors: kInvalidArgument for an empty question, sampling out of
+  // range or a prompt longer than the model's positions; kCancelled; those of the cache. Whatever
+  // happens, no sequence is left behind.
+  Result<Answer> answer(const Question& question, const Media& media);
+
+  // Several questions over the same media (at least one image). The prefix stays in the cache
+  // until release().
+  Result<MediaPrefix> ingest(const Media& media, const Watch& watch);
+  Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
+  Status release(const MediaPrefix& prefix);
+
+ private:
+  Generator(Model* model, const Tokenizer* tokenizer, Cache* cache, const GeneratorOptions& options,
+            Prompt prompt);
+
+  Status check_length(int64_t prompt_tokens) const;
+  // Prefills tokens behind `position` tokens; returns logits of the last one.
+  Result<std::vector<float>> prefill(SequenceId sequence, int64_t position,
+                                     const PromptTokens& tokens, std::span<const float> visual,
+                                     const Watch& watch);
+  Result<Answer> decode(SequenceId sequence, int64_t position, std::vector<float> logits,
+                        const Question& question, std::chrono::steady_clock::time_point start);
+
+  Model* model_;
+  const Tokenizer* tokenizer_;
+  Cache* cache_;
+  GeneratorOptions options_;
+  Prompt prompt_;
+};
+
+}  // namespace vkv

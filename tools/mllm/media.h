@@ -1,0 +1,45 @@
+// media.h: pictures and videos from files.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Built with FFmpeg's libraries: whatever they decode (PNG, JPEG, WebP, GIF, BMP, MP4, MKV, WebM,
+// AVI, ...), told apart by content and not by name. Built without: .npy frame stacks only. A .npy
+// file (npy.h) works in both.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "tools/mllm/image.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// Which frames of a video to take: at most one of the two; both 0: every frame.
+struct VideoSampling {
+  double fps = 0;       // the frame nearest to each multiple of 1/fps seconds, none twice
+  int frame_count = 0;  // so many, evenly spaced from the first; all when the video has fewer
+};
+
+// The picture of a file, 8-bit RGB; alpha is dropped, as Pillow's convert("RGB") does.
+// Errors: kIo (cannot be opened), kInvalidArgument (no picture, or a video), kDataLoss (damaged or
+// truncated), kUnsupported (needs FFmpeg and this build has none).
+Result<Image> load_image(const std::filesystem::path& path);
+
+// Frames in the order of presentation, turned upright as the file says. Frames not taken are never
+// converted or kept. Errors: as load_image; also kInvalidArgument for a video without frames or a
+// sampling that makes no sense, kOutOfMemory when the frames taken exceed 4 GiB.
+Result<std::vector<Image>> load_video(const std::filesystem::path& path,
+                                      const VideoSampling& sampling);
+
+// Indices of the frames to take, ascending. `seconds` [frames] ascending times of presentation.
+// Errors: kInvalidArgument for both fields set, a negative one, or one that is not finite.
+Result<std::vector<int64_t>> select_frames(std::span<const double> seconds,
+                                           const VideoSampling& sampling);
+
+// "FFmpeg 5.1" or "none (.npy only)".
+std::string_view media_decoder_name();
+
+}  // namespace vkv

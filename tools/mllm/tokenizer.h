@@ -1,0 +1,66 @@
+// tokenizer.h: byte-level BPE as a Hugging Face tokenizer.json describes it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vkv/status.h"
+
+namespace vkv {
+
+// Immutable after load(); any thread may call.
+class Tokenizer {
+ public:
+  // kParse finds added tokens ("</s>") in the text; kPlain takes them as ordinary characters, so
+  // that a user's text cannot end the prompt or claim an image.
+  enum class AddedTokens : uint8_t { kParse, kPlain };
+
+  // Reads tokenizer.json of the folder. Errors: kNotFound; kDataLoss for JSON that is broken or
+  // contradicts itself; kUnsupported for a component that is not known, by name.
+  static Result<Tokenizer> load(const std::string& folder);
+  static Result<Tokenizer> parse(std::string_view json);
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  // Errors: kInvalidArgument if `text` is not UTF-8, naming the byte.
+  Result<std::vector<int32_t>> encode(std::string_view text, AddedTokens added) const;
+
+  // The text of the tokens without special tokens; bytes that are no UTF-8 become U+FFFD. Ids that
+  // the vocabulary lacks add nothing (models often have more rows than the tokenizer has tokens).
+  std::string decode(std::span<const int32_t> tokens) const;
+
+  // The bytes of one token; empty for special tokens and unknown ids.
+  std::string_view token_bytes(int32_t token) const;
+
+  std::optional<int32_t> find(std::string_view token) const;  // of an added or vocabulary token
+  bool is_special(int32_t token) const;
+  int32_t id_max() const;  // the greatest id that there is
+
+ private:
+  struct Parts;
+  explicit Tokenizer(std::unique_ptr<const Parts> parts);
+  std::unique_ptr<const Parts> parts_;
+};
+
+// Turns tokens into text as they come: holds back a character until its last byte is there.
+class TextStream {
+ public:
+  explicit TextStream(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
+
+  std::string push(int32_t token);  // whole characters that are complete now
+  std::string finish();             // what is left, as U+FFFD
+
+ private:
+  const Tokenizer* tokenizer_;  // outlives the stream
+  std::string pending_;         // the first bytes of an unfinished character
+};
+
+}  // namespace vkv
