@@ -6,41 +6,29 @@
 #include <cstring>
 #include <string>
 
-#include "runtime/base/half.h"
+#include "runtime/base/codec.h"
 #include "runtime/placement.h"
 
 namespace vkv {
 namespace {
 
-constexpr size_t kGrowthTokens = 64;  // decode adds one at a time
-
 float load(ElementType element, const void* values, size_t index) {
-  switch (element) {
-    case ElementType::kF16:
-      return f16_to_float(static_cast<const uint16_t*>(values)[index]);
-    case ElementType::kBf16:
-      return bf16_to_float(static_cast<const uint16_t*>(values)[index]);
-    default:
-      return static_cast<const float*>(values)[index];
-  }
+  if (element == ElementType::kF32) return static_cast<const float*>(values)[index];
+  return float_from_16_bit(codec_of(element), static_cast<const uint16_t*>(values)[index]);
 }
 
 // Returns the index of the first value that is not finite in `codec`, or `count`.
 size_t convert(Codec codec, ElementType element, const void* source, uint16_t* target,
                size_t count) {
-  bool finite = true;
+  const auto finite = [&](size_t i) { return is_finite(float_from_16_bit(codec, target[i])); };
+  bool all_finite = true;
   for (size_t i = 0; i < count; ++i) {
-    const float value = load(element, source, i);
-    target[i] = codec == Codec::kF16 ? float_to_f16(value) : float_to_bf16(value);
-    finite &= codec == Codec::kF16 ? is_finite_f16(target[i]) : is_finite_bf16(target[i]);
+    target[i] = float_to_16_bit(codec, load(element, source, i));
+    all_finite &= finite(i);
   }
-  if (finite) return count;
-  return static_cast<size_t>(std::find_if(target, target + count,
-                                          [&](uint16_t bits) {
-                                            return codec == Codec::kF16 ? !is_finite_f16(bits)
-                                                                        : !is_finite_bf16(bits);
-                                          }) -
-                             target);
+  size_t bad = all_finite ? count : 0;
+  while (bad < count && finite(bad)) ++bad;
+  return bad;
 }
 
 template <class T>
@@ -54,10 +42,6 @@ void keep_rows(T* rows, size_t values, std::span<const uint8_t> gone) {
 }
 
 }  // namespace
-
-size_t OpenBlock::row_bytes() const {
-  return sizeof(uint32_t) + 2 * row_values() * sizeof(uint16_t) + sizeof(TokenClass);
-}
 
 uint32_t* OpenBlock::positions(const DramBuffer& buffer) const {
   return reinterpret_cast<uint32_t*>(buffer.data());
@@ -88,7 +72,7 @@ Status OpenBlock::append(Placement& placement, ElementType element, const void* 
   const auto convert_into = [&](const char* which, const void* source, uint16_t* target) -> Status {
     const size_t bad = convert(codec_, element, source, target, values);
     if (bad == values) return {};
-    const size_t head_dim = static_cast<size_t>(head_dim_);
+    const size_t head_dim = static_cast<size_t>(shape_.head_dim);
     return {
         Code::kInvalidArgument,
         std::string(which) + " of token " + std::to_string(first_position + bad / row_values()) +
@@ -122,12 +106,10 @@ void OpenBlock::shrink(Placement& placement) {
 }
 
 Result<OpenBlock> OpenBlock::clone(Placement& placement) const {
-  OpenBlock copy;
-  copy.codec_ = codec_;
-  copy.kv_heads_ = kv_heads_;
-  copy.head_dim_ = head_dim_;
+  OpenBlock copy(shape_, codec_);
   if (token_count_ == 0) return copy;
-  VKV_TRY_ASSIGN(buffer, placement.allocate((rows() + kGrowthTokens) * row_bytes(), "open tokens"));
+  VKV_TRY_ASSIGN(buffer,
+                 placement.allocate((rows() + kGrowthTokens) * row_bytes(shape_), "open tokens"));
   copy_rows(buffer);
   copy.token_count_ = token_count_;
   copy.buffer_ = std::move(buffer);
@@ -135,7 +117,7 @@ Result<OpenBlock> OpenBlock::clone(Placement& placement) const {
 }
 
 Status OpenBlock::reallocate(Placement& placement, size_t capacity) {
-  VKV_TRY_ASSIGN(buffer, placement.allocate(capacity * row_bytes(), "open tokens"));
+  VKV_TRY_ASSIGN(buffer, placement.allocate(capacity * row_bytes(shape_), "open tokens"));
   copy_rows(buffer);
   buffer_ = std::move(buffer);
   return {};

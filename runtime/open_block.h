@@ -18,9 +18,16 @@ class Placement;
 // All of it lies in one buffer of the DRAM pool.
 class OpenBlock {
  public:
+  static constexpr size_t kGrowthTokens = 64;  // decode adds one at a time
+
+  // Of one token with its position and class.
+  static size_t row_bytes(const KvShape& shape) {
+    return sizeof(uint32_t) + sizeof(TokenClass) +
+           2 * sizeof(uint16_t) * static_cast<size_t>(shape.kv_heads * shape.head_dim);
+  }
+
   OpenBlock() = default;
-  OpenBlock(const KvShape& shape, Codec codec)
-      : codec_(codec), kv_heads_(shape.kv_heads), head_dim_(shape.head_dim) {}
+  OpenBlock(const KvShape& shape, Codec codec) : shape_(shape), codec_(codec) {}
 
   int token_count() const { return token_count_; }
   uint64_t byte_count() const { return buffer_.bytes().size(); }
@@ -46,22 +53,20 @@ class OpenBlock {
 
  private:
   size_t rows() const { return static_cast<size_t>(token_count_); }
-  size_t row_values() const {
-    return static_cast<size_t>(kv_heads_) * static_cast<size_t>(head_dim_);
-  }
-  size_t row_bytes() const;
+  size_t row_values() const { return static_cast<size_t>(shape_.kv_heads * shape_.head_dim); }
   uint16_t* k(const DramBuffer& buffer) const;
   uint16_t* v(const DramBuffer& buffer) const;
   uint32_t* positions(const DramBuffer& buffer) const;
   TokenClass* classes(const DramBuffer& buffer) const;
-  size_t capacity(const DramBuffer& buffer) const { return buffer.bytes().size() / row_bytes(); }
+  size_t capacity(const DramBuffer& buffer) const {
+    return buffer.bytes().size() / row_bytes(shape_);
+  }
   // Moves the rows to a buffer for at least `capacity` of them.
   Status reallocate(Placement& placement, size_t capacity);
   void copy_rows(DramBuffer& target) const;
 
+  KvShape shape_;
   Codec codec_ = Codec::kF16;
-  int kv_heads_ = 0;
-  int head_dim_ = 0;
   int token_count_ = 0;
   DramBuffer buffer_;  // positions, k, v, classes: an array each
 };

@@ -8,6 +8,7 @@
 
 #include "runtime/attention.h"
 #include "runtime/base/block_format.h"
+#include "runtime/open_block.h"
 #include "runtime/seal.h"
 
 namespace vkv {
@@ -37,12 +38,16 @@ Status check_policy(const PrecisionPolicy& policy) {
   return {};
 }
 
-// What every call needs, with room for the recent tokens of one sequence and for one extent.
+// What every call needs, with one sequence that decodes: in every layer its recent tokens, a block
+// of each class that is filling, and one layer's open block twice while it moves.
 uint64_t least_dram_bytes(const CacheOptions& options) {
-  const uint64_t row = 4 * static_cast<uint64_t>(options.shape.kv_heads * options.shape.head_dim);
-  const uint64_t open =
-      static_cast<uint64_t>(options.shape.layers) *
-      round_up_bytes((static_cast<uint64_t>(options.recent_tokens) + 128) * row, kExtentAlignment);
+  const uint64_t row = OpenBlock::row_bytes(options.shape);
+  const uint64_t block_tokens = static_cast<uint64_t>(tokens_per_block(options.shape.head_dim));
+  const uint64_t classes = uses_saliency(options.precision) ? 2 : 1;
+  const uint64_t open_tokens = static_cast<uint64_t>(options.recent_tokens) +
+                               classes * block_tokens + 2 * OpenBlock::kGrowthTokens;
+  const uint64_t open = (static_cast<uint64_t>(options.shape.layers) + 1) *
+                        round_up_bytes(open_tokens * row, kExtentAlignment);
   const uint64_t staging =
       options.nvme_bytes_max > 0
           ? static_cast<uint64_t>(options.prefetch_extents) * options.extent_bytes_max
@@ -83,6 +88,9 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
     return out_of_range("prefetch_extents", std::to_string(options.prefetch_extents),
                         "2 to 64, or 0 for the default");
 
+  if (options.nvme_bytes_max == 0 && options.dram_block_bytes_max < options.dram_bytes_max)
+    return out_of_range("dram_block_bytes_max", std::to_string(options.dram_block_bytes_max),
+                        "less than the dram budget only with an nvme budget for the rest");
   if (options.nvme_bytes_max > 0 && options.store_path.empty())
     return Status(Code::kInvalidArgument,
                   "an NVMe budget needs store_path, the file to keep it in");

@@ -35,12 +35,16 @@ Result<std::shared_ptr<Extent>> Placement::admit(int layer, std::vector<Block> b
   VKV_TRY(charged);
   extent->placement_ = this;
   resident_.insert(extent.get());
+  resident_bytes_ += extent->byte_count();
+  while (store_ != nullptr && resident_bytes_ > block_bytes_max_)
+    VKV_TRY(demote(resident_bytes_ - block_bytes_max_));
   return extent;
 }
 
 void Placement::forget(Extent& extent) {
   if (extent.tier() == Tier::kDram) {
     resident_.erase(&extent);
+    resident_bytes_ -= extent.byte_count();
   } else {
     store_->release(extent.stored_);
     --nvme_extents_;
@@ -89,6 +93,7 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
       continue;
     }
     resident_.erase(extent);
+    resident_bytes_ -= extent->byte_count();
     extent->bytes_ = DramBuffer();
     ++nvme_extents_;
     demoted_bytes_ += extent->byte_count();

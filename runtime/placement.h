@@ -23,13 +23,15 @@ namespace vkv {
 class Placement {
  public:
   // `store` may be nullptr: no NVMe tier. Both outlive every extent.
-  Placement(DramPool& pool, BlockStore* store) : pool_(pool), store_(store) {}
+  Placement(DramPool& pool, BlockStore* store, uint64_t block_bytes_max)
+      : pool_(pool), store_(store), block_bytes_max_(block_bytes_max) {}
 
   // Memory in DRAM, demoting extents of less value until it fits. Errors: kOutOfMemory naming the
   // tier that is full, kIo when a demotion could not be written; nothing is lost.
   Result<DramBuffer> allocate(uint64_t byte_count, std::string_view purpose);
 
-  // Takes a sealed extent into account. Errors: kOutOfMemory for its table entry.
+  // Takes a sealed extent into account, and demotes what exceeds the share of blocks. Errors:
+  // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
   Result<std::shared_ptr<Extent>> admit(int layer, std::vector<Block> blocks, DramBuffer bytes,
                                         SharedHeaders headers);
 
@@ -52,7 +54,9 @@ class Placement {
 
   DramPool& pool_;
   BlockStore* store_;
+  const uint64_t block_bytes_max_;               // in DRAM
   std::set<Extent*, LeastValueFirst> resident_;  // in DRAM
+  uint64_t resident_bytes_ = 0;
   uint64_t nvme_extents_ = 0;
   uint64_t demoted_bytes_ = 0;
   uint64_t next_serial_ = 0;

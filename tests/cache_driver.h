@@ -19,7 +19,9 @@ inline std::vector<float> synthetic(const KvShape& shape, int heads, int layer, 
                                     int count, uint32_t stream) {
   std::vector<float> values;
   for (int t = first; t < first + count; ++t) {
-    std::mt19937 random(stream * 1000003u + static_cast<uint32_t>(layer * 65537 + t));
+    const uint64_t seed = (uint64_t{stream} << 40) + static_cast<uint64_t>(layer * 1000003 + t);
+    std::minstd_rand random(static_cast<uint32_t>(seed * 0x9e3779b97f4a7c15u >> 32));
+    random.discard(2);
     std::normal_distribution<float> normal;
     for (int i = 0; i < heads * shape.head_dim; ++i) {
       const int channel = i % shape.head_dim;

@@ -17,6 +17,9 @@ namespace {
 
 constexpr KvShape kShape{.layers = 3, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
 
+constexpr uint64_t kWindowBytes = 128
+                                  << 10;  // prefill windows of 64 tokens, in a buffer that grows
+
 CacheOptions in_dram(std::string_view preset_name) {
   return {.shape = kShape,
           .precision = precision_preset(preset_name).value(),
@@ -63,11 +66,12 @@ std::vector<float> play(Cache& cache, SequenceId sequence, int windows) {
 TEST(cache_tiers, dram_and_nvme_give_bit_identical_answers) {
   for (std::string_view preset : precision_preset_names()) {
     auto dram = must_open(in_dram(preset));
-    const auto want = play(*dram, must_create(*dram), 40);
+    const auto want = play(*dram, must_create(*dram), 24);
     EXPECT_EQ(dram->stats().tier[2].extent_count, 0u);
     for (IoBackend io : {IoBackend::kUring, IoBackend::kThreads}) {
       CacheOptions options = on_nvme(preset, 0, io);
-      options.dram_bytes_max = least_dram(options);
+      options.dram_bytes_max = least_dram(options) + kWindowBytes;
+      options.dram_block_bytes_max = 16 << 10;
       Result<std::unique_ptr<Cache>> opened = Cache::open(options);
       if (!opened.ok() && io == IoBackend::kUring) {
         std::cout << "io_uring: " << opened.status().message() << "\n";
@@ -76,10 +80,12 @@ TEST(cache_tiers, dram_and_nvme_give_bit_identical_answers) {
       ASSERT_TRUE(opened.ok()) << opened.status().message();
       Cache& cache = *opened.value();
       const SequenceId sequence = must_create(cache);
-      const auto got = play(cache, sequence, 40);
+      const auto got = play(cache, sequence, 24);
       ASSERT_EQ(got.size(), want.size());
       EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0) << preset;
       const CacheStats stats = cache.stats();
+      const auto visual = cache.sequence_stats(sequence).value().role[1];
+      EXPECT_GT(visual.nvme_value_count, visual.sealed_value_count / 2) << preset;
       EXPECT_GT(stats.tier[2].extent_count, 0u) << preset;
       EXPECT_GT(stats.nvme_read_count, 0u) << preset;
       EXPECT_GT(stats.prefetch_hit_count, 0u) << preset;
@@ -89,7 +95,7 @@ TEST(cache_tiers, dram_and_nvme_give_bit_identical_answers) {
 
 TEST(cache_tiers, most_of_the_visual_blocks_can_live_on_nvme) {
   CacheOptions options = on_nvme("exact", 0, IoBackend::kAuto);
-  options.dram_bytes_max = least_dram(options);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
   play(*cache, sequence, 40);
@@ -100,7 +106,7 @@ TEST(cache_tiers, most_of_the_visual_blocks_can_live_on_nvme) {
 
 TEST(cache_tiers, a_full_dram_without_nvme_names_the_tier_and_keeps_what_it_has) {
   CacheOptions options = in_dram("exact");
-  options.dram_bytes_max = least_dram(options) + (256 << 10);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
   Status status;
@@ -116,7 +122,7 @@ TEST(cache_tiers, a_full_dram_without_nvme_names_the_tier_and_keeps_what_it_has)
 
 TEST(cache_tiers, full_dram_and_full_nvme_name_the_nvme_tier) {
   CacheOptions options = on_nvme("exact", 0, IoBackend::kAuto);
-  options.dram_bytes_max = least_dram(options);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
   options.nvme_bytes_max = 2 << 20;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
@@ -131,7 +137,7 @@ TEST(cache_tiers, full_dram_and_full_nvme_name_the_nvme_tier) {
 
 TEST(cache_tiers, forks_share_what_lies_on_nvme) {
   CacheOptions options = on_nvme("balanced", 0, IoBackend::kAuto);
-  options.dram_bytes_max = least_dram(options) + (64 << 10);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId parent = must_create(*cache);
   play(*cache, parent, 40);
@@ -150,7 +156,7 @@ TEST(cache_tiers, forks_share_what_lies_on_nvme) {
 
 TEST(cache_tiers, damaged_bytes_on_disk_are_an_error_that_names_the_sequence) {
   CacheOptions options = on_nvme("balanced", 0, IoBackend::kThreads);
-  options.dram_bytes_max = least_dram(options);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
   play(*cache, sequence, 40);

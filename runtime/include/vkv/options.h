@@ -56,6 +56,9 @@ struct CacheOptions {
 
   // Hard budgets. DRAM counts records, open tokens, staging for reads, headers and block tables.
   uint64_t dram_bytes_max = uint64_t{4} << 30;
+  // Of it, what encoded blocks may take; the rest goes to NVMe, which must exist then. Default:
+  // all.
+  uint64_t dram_block_bytes_max = UINT64_MAX;
   uint64_t nvme_bytes_max = 0;  // 0: no NVMe tier
   std::string store_path;       // the NVMe tier's file; created, and removed at close
   IoBackend io_backend = IoBackend::kAuto;
