@@ -11,7 +11,7 @@
 namespace vkv {
 
 struct CpuBackendOptions {
-  int threads = 0;          // workers of its arena; 0: all that the process may use
+  int threads = 0;          // of its arena; 0, or more than the process may use: all those
   std::string_view engine;  // "onednn", "reference"; empty: VKV_CPU, or else the best there is
 };
 

@@ -47,7 +47,8 @@ struct BlockStoreStats {
 class BlockStore {
  public:
   // Errors: kIo with errno and the path (not writable, no space, no O_DIRECT and no fallback),
-  // kInvalidArgument for a file that exists and is not an abandoned store, or is in use.
+  // kInvalidArgument for a file that exists and is not an abandoned store, or is in use, and for a
+  // budget below 1 MiB; kUnsupported where io_uring is asked for and refused by the system.
   static Result<std::unique_ptr<BlockStore>> open(const BlockStoreOptions& options);
   virtual ~BlockStore() = default;  // drains what is in flight, then removes the file
 
@@ -56,18 +57,20 @@ class BlockStore {
   virtual Result<StoreExtent> reserve(uint64_t byte_count) = 0;
   virtual void release(const StoreExtent& extent) = 0;  // nothing may be in flight on it
 
-  // Errors: kIo. Blocks while in_flight_max operations are under way.
+  // source and target are as long as the extent. Errors: none now; what goes wrong, wait() says.
+  // Blocks while in_flight_max operations are under way.
   virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source) = 0;
   virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target) = 0;
 
   // Finishes one operation, exactly once a ticket; afterwards its buffer is the caller's again,
-  // also when it failed. Errors: kIo with errno, kDataLoss when a checksum does not match.
+  // also when it failed. Errors: kIo with errno, kDataLoss when a checksum does not match
+  // or the file is truncated.
   virtual Status wait(IoTicket ticket) = 0;
 
   // True if wait() would not block. Does not finish the operation.
   virtual bool ready(IoTicket ticket) = 0;
 
-  virtual std::string_view io_engine() const = 0;  // "io_uring", "threads"
+  virtual std::string_view io_engine() const = 0;  // "io_uring", "threads"; "… (buffered)"
   virtual BlockStoreStats stats() const = 0;
 };
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,16 +21,10 @@
 
 #include "tools/mllm/model.h"
 #include "tools/mllm/prompt.h"
+#include "tools/mllm/sampler.h"
 #include "tools/mllm/tokenizer.h"
 
 namespace vkv {
-
-struct Sampling {
-  double temperature = 0;  // 0: greedy
-  double top_p = 1;        // the most likely tokens that together reach it; (0, 1]
-  uint64_t seed = 0;       // same seed, same answer
-  int max_new_tokens = 64;
-};
 
 enum class FinishReason : uint8_t { kEos, kLength };
 std::string_view name(FinishReason reason);  // "eos", "length"
@@ -106,7 +101,7 @@ class Generator {
                                      const PromptTokens& tokens, std::span<const float> visual,
                                      const Watch& watch);
   Result<Answer> decode(SequenceId sequence, int64_t position, std::vector<float> logits,
-                        const Question& question);
+                        const Question& question, std::chrono::steady_clock::time_point start);
 
   Model* model_;
   const Tokenizer* tokenizer_;

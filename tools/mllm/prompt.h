@@ -30,8 +30,8 @@ struct PromptTokens {
   std::vector<Role> roles;  // image placeholders kVisual, special tokens kControl, the rest kText
 };
 
-// The prompt of one checkpoint in two halves, which join without changing a token: the media half
-// ends with a special token, so no merge crosses the border.
+// The prompt of one checkpoint in two halves, which join without changing a token: an image token
+// stands at the border, so no merge crosses it.
 class Prompt {
  public:
   // The tokenizer outlives the prompt. Errors: kInvalidArgument if the tokenizer lacks a special
@@ -39,24 +39,26 @@ class Prompt {
   static Result<Prompt> make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
                              int tokens_per_image);
 
+  // Everything up to the last image; image_count >= 1.
   Result<PromptTokens> media(int image_count) const;
 
-  // Special tokens written in the question are taken as plain characters.
+  // What follows the media, or a whole prompt of text alone. Special tokens written in the
+  // question are taken as plain characters, so a question cannot end the prompt or claim an image.
   // Errors: kInvalidArgument for a question that is blank or not UTF-8.
   Result<PromptTokens> question(std::string_view text, bool with_media) const;
 
  private:
-  // "{question}" in a text stands for the question, "<image>" as a special for all images.
   struct Part {
-    bool special = false;
+    bool special = false;  // one token; else text, in which {question} stands for the question
     std::string text;
   };
 
   Prompt() = default;
-  Status append(const Part& part, std::string_view question, PromptTokens& target) const;
+  Status append(const std::vector<Part>& parts, std::string_view question,
+                PromptTokens& target) const;
 
   const Tokenizer* tokenizer_ = nullptr;
-  std::vector<Part> before_media_;
+  std::vector<Part> start_;  // before the media
   std::vector<Part> question_with_media_;
   std::vector<Part> question_alone_;
   int32_t image_token_ = 0;

@@ -59,9 +59,9 @@ class Cache {
   // Frees the sequence and every block that no other sequence shares.
   virtual Status erase(SequenceId sequence) = 0;
 
-  // Drops the newest tokens of every layer. At least options.recent_tokens can always be dropped
-  // (fewer only if the sequence is shorter); beyond what is open it is kUnsupported, and nothing
-  // changes.
+  // Drops the newest tokens of every layer, for a rejected draft. What is still open can go: after
+  // an attend that is at least options.recent_tokens tokens. Errors: kUnsupported, naming how many
+  // can go, and nothing changes; kInvalidArgument for more tokens than there are.
   virtual Status truncate(SequenceId sequence, int token_count_dropped) = 0;
 
   // Errors: kNotFound, kInvalidArgument (layers out of step, roles of another length, values that

@@ -22,16 +22,16 @@ struct CodecPair {
 //
 // High precision goes to text, control tokens and, up to the budget, the visual tokens that the
 // newest queries look at most. Sinks (the first tokens of a sequence, and keys far from all others)
-// have a codec of their own. K never gets fewer bits than V: errors of K cost far more.
+// are never encoded: they stay at 16 bit with the open tokens. K never gets fewer bits than V:
+// errors of K cost far more.
 struct PrecisionPolicy {
   std::string name = "exact";
-  CodecPair sink = {Codec::kF16, Codec::kF16};
   CodecPair high = {Codec::kF16, Codec::kF16};
   CodecPair low = {Codec::kF16, Codec::kF16};
-  double high_fraction = 0.10;            // of all tokens; text and control count first
+  double high_fraction = 0.10;            // of all tokens; sinks, text and control count first
   double visual_high_fraction_max = 1.0;  // of the visual tokens
   int sink_tokens = 4;                    // the first tokens of a sequence
-  double sink_sigmas = 6.0;               // a key this far out, in sigmas, is a sink; 0: none is
+  double sink_sigmas = 6.0;               // a key this far from the mean is a sink; 0: none is
   bool segment_headers = false;           // one header for the low tokens of a prefill window
 };
 
@@ -56,11 +56,18 @@ struct CacheOptions {
 
   // Hard budgets. DRAM counts records, open tokens, staging for reads, headers and block tables.
   uint64_t dram_bytes_max = uint64_t{4} << 30;
+  // Of it, what encoded blocks may take; the rest goes to NVMe, which must exist then. Default:
+  // all.
+  uint64_t dram_block_bytes_max = UINT64_MAX;
   uint64_t nvme_bytes_max = 0;  // 0: no NVMe tier
   std::string store_path;       // the NVMe tier's file; created, and removed at close
   IoBackend io_backend = IoBackend::kAuto;
-  uint64_t extent_bytes_max = uint64_t{1} << 20;  // unit of moving; 64 KiB..16 MiB
-  int prefetch_extents = 8;  // extents read ahead of the layer that needs them, at most; >= 2
+  // Unit of moving, 4 KiB..16 MiB; raised to hold one full block. It groups the partial results of
+  // attention, so compare runs bit by bit only at the same value.
+  uint64_t extent_bytes_max = uint64_t{1} << 20;
+  // Slots of extent_bytes_max in DRAM for extents read ahead of the layer that needs them; 2..64,
+  // 0: 8, or fewer where they would take more than an eighth of the DRAM budget.
+  int prefetch_extents = 0;
 
   // Worker threads; 0: all that the process may use. VKV_CPU=reference|onednn forces an engine.
   int threads = 0;

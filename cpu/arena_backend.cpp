@@ -1,0 +1,42 @@
+// arena_backend.cpp: runs the shared work inside the arena.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/arena_backend.h"
+
+#include <algorithm>
+
+#include "cpu/encode.h"
+#include "cpu/saliency.h"
+#include "cpu/threads.h"
+
+namespace vkv {
+
+namespace {
+
+// TBB has no more workers than there are CPUs, and complains on stderr when asked for more.
+int arena_threads(int asked) {
+  const int usable = usable_threads();
+  return asked > 0 ? std::min(asked, usable) : usable;
+}
+
+}  // namespace
+
+ArenaBackend::ArenaBackend(int threads) : arena_(arena_threads(threads)) {}
+
+Status ArenaBackend::encode(std::span<const EncodeItem> items) {
+  return arena_.execute([&] { return encode_blocks(items); });
+}
+
+Status ArenaBackend::encode_headers(const EncodeItem& item) {
+  return arena_.execute([&] { return encode_segment_headers(item); });
+}
+
+Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
+                              std::span<const uint32_t> rows, float* mean) {
+  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean); });
+}
+
+Status ArenaBackend::saliency(const SaliencyItem& item) {
+  return arena_.execute([&] { return token_saliency(item); });
+}
+
+}  // namespace vkv

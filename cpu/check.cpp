@@ -1,0 +1,135 @@
+// check.cpp: what a call to a CPU engine must hold.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/check.h"
+
+#include <cstdint>
+#include <string>
+
+namespace vkv {
+namespace {
+
+Status invalid(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
+
+Status check_shape(const KvShape& shape) {
+  if (shape.head_dim < 8 || shape.head_dim > kHeadDimMax || shape.head_dim % 8 != 0)
+    return {Code::kUnsupported, "head_dim is " + std::to_string(shape.head_dim) +
+                                    "; it must be a multiple of 8 from 8 to " +
+                                    std::to_string(kHeadDimMax)};
+  if (shape.kv_heads < 1 || shape.q_heads < 1 || shape.q_heads % shape.kv_heads != 0)
+    return invalid("q_heads is " + std::to_string(shape.q_heads) + " and kv_heads " +
+                   std::to_string(shape.kv_heads) +
+                   "; q_heads must be a positive multiple of kv_heads");
+  return {};
+}
+
+Status check_codec(const char* what, Codec codec) {
+  if (codec >= Codec::kF16 && codec <= Codec::kI1) return {};
+  return {Code::kUnsupported, std::string(what) + " codec is number " +
+                                  std::to_string(static_cast<int>(codec)) +
+                                  "; there are 0 (F16) to 5 (I1)"};
+}
+
+Status check_open(const OpenTokens& open) {
+  if (open.codec != Codec::kF16 && open.codec != Codec::kBf16)
+    return invalid("open tokens have codec number " + std::to_string(static_cast<int>(open.codec)) +
+                   "; they must be F16 or BF16");
+  if (open.token_count < 0)
+    return invalid("open.token_count is " + std::to_string(open.token_count));
+  if (open.token_count > 0 && (open.k == nullptr || open.v == nullptr))
+    return invalid("open tokens without K or V");
+  return {};
+}
+
+Status check_block(const KvShape& shape, const BlockView& block) {
+  VKV_TRY(check_codec("K", block.k_codec));
+  VKV_TRY(check_codec("V", block.v_codec));
+  if (block.token_count < 1 || block.token_count > tokens_per_block(shape.head_dim))
+    return invalid("a block has " + std::to_string(block.token_count) +
+                   " tokens; it may have 1 to " + std::to_string(tokens_per_block(shape.head_dim)));
+  const bool has_codes = !is_16_bit(block.k_codec) || !is_16_bit(block.v_codec);
+  if (block.payload == nullptr || (has_codes && block.headers == nullptr))
+    return invalid("a block without payload or headers");
+  return {};
+}
+
+Status check_rows(const KvShape& shape, const OpenTokens& source, std::span<const uint32_t> rows) {
+  VKV_TRY(check_shape(shape));
+  VKV_TRY(check_open(source));
+  if (rows.empty()) return invalid("no rows to encode");
+  for (const uint32_t row : rows)
+    if (row >= static_cast<uint32_t>(source.token_count))
+      return invalid("row " + std::to_string(row) + " of a source of " +
+                     std::to_string(source.token_count) + " tokens");
+  return {};
+}
+
+Status check_source(const EncodeItem& item) {
+  VKV_TRY(check_codec("K", item.k_codec));
+  VKV_TRY(check_codec("V", item.v_codec));
+  VKV_TRY(check_rows(item.shape, item.source, item.rows));
+  return {};
+}
+
+}  // namespace
+
+Status check_attend(const AttendItem& item) {
+  VKV_TRY(check_shape(item.shape));
+  VKV_TRY(check_open(item.open));
+  if (item.q_len < 0) return invalid("q_len is " + std::to_string(item.q_len));
+  if (item.q_len > 0 && (item.q == nullptr || item.out == nullptr || item.lse == nullptr))
+    return invalid("attend without q, out or lse");
+  if (item.causal && item.open.token_count < item.q_len)
+    return invalid("causal attend of " + std::to_string(item.q_len) + " queries over " +
+                   std::to_string(item.open.token_count) +
+                   " open tokens; the queries' own tokens must be open");
+  for (const BlockView& block : item.blocks) VKV_TRY(check_block(item.shape, block));
+  return {};
+}
+
+Status check_encode(const EncodeItem& item) {
+  VKV_TRY(check_source(item));
+  const int tokens_max = tokens_per_block(item.shape.head_dim);
+  if (item.rows.size() > static_cast<size_t>(tokens_max))
+    return invalid("a block of " + std::to_string(item.rows.size()) + " tokens; it holds " +
+                   std::to_string(tokens_max) + " at most");
+  const BlockLayout layout =
+      block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec, item.v_codec,
+                   static_cast<int>(item.rows.size()), item.shared_headers != nullptr);
+  if (item.record.size() != layout.record_bytes())
+    return invalid("a record of " + std::to_string(item.record.size()) +
+                   " bytes; these tokens need " + std::to_string(layout.record_bytes()));
+  if (reinterpret_cast<uintptr_t>(item.record.data()) % kRecordAlignment != 0)
+    return invalid("a record that is not 64-byte aligned");
+  return {};
+}
+
+Status check_encode_headers(const EncodeItem& item) {
+  VKV_TRY(check_source(item));
+  const BlockLayout layout = block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec,
+                                          item.v_codec, 1, /*shared_headers=*/true);
+  if (item.record.size() != layout.headers_bytes())
+    return invalid("room for " + std::to_string(item.record.size()) +
+                   " bytes of headers; they are " + std::to_string(layout.headers_bytes()));
+  return {};
+}
+
+Status check_mean_key(const KvShape& shape, const OpenTokens& source,
+                      std::span<const uint32_t> rows, const float* mean) {
+  VKV_TRY(check_rows(shape, source, rows));
+  if (mean == nullptr) return invalid("mean_key without room for the mean");
+  return {};
+}
+
+Status check_saliency(const SaliencyItem& item) {
+  VKV_TRY(check_shape(item.shape));
+  VKV_TRY(check_open(item.open));
+  if (item.q_len < 1 || item.q_len > item.open.token_count)
+    return invalid("saliency by " + std::to_string(item.q_len) + " queries over " +
+                   std::to_string(item.open.token_count) +
+                   " open tokens; their own tokens must be open, and at least one is needed");
+  if (item.q == nullptr || item.lse == nullptr || item.score == nullptr)
+    return invalid("saliency without q, lse or score");
+  return {};
+}
+
+}  // namespace vkv

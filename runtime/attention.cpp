@@ -1,0 +1,217 @@
+// attention.cpp: pieces, waves, and the merge.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "runtime/base/lse.h"
+
+namespace vkv {
+namespace {
+
+// Queries whose partials are merged together. A constant, so that a budget never changes a result;
+// large enough that a block read from NVMe serves many queries.
+constexpr int kQueryChunk = 256;
+constexpr size_t kScratchBytes = size_t{4} << 20;  // when one partial needs less
+
+Status in_sequence(const Status& status, SequenceId id) {
+  return {status.code(),
+          "sequence " + std::to_string(static_cast<uint64_t>(id)) + ": " + status.message()};
+}
+
+}  // namespace
+
+size_t Attention::scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max) {
+  const size_t partial_bytes = sizeof(float) * kQueryChunk * static_cast<size_t>(shape.q_heads) *
+                               static_cast<size_t>(shape.head_dim + 1);
+  return std::max<size_t>(partial_bytes, std::min<uint64_t>(kScratchBytes, dram_bytes_max / 16));
+}
+
+Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float scale,
+                                                   Backend& backend, Stager* stager,
+                                                   DramPool& pool) {
+  const size_t bytes = scratch_bytes(shape, pool.bytes_max());
+  VKV_TRY_ASSIGN(scratch, pool.allocate(bytes, "partial results of attention"));
+  return std::unique_ptr<Attention>(
+      new Attention(shape, scale, backend, stager, std::move(scratch)));
+}
+
+Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
+  const std::vector<Piece> pieces = cut(layer, tasks);
+  for (size_t begin = 0; begin < pieces.size();) {
+    const size_t end = wave_end(pieces, begin);
+    VKV_TRY(run_wave(layer, pieces, begin, end, tasks));
+    begin = end;
+  }
+  return {};
+}
+
+std::vector<Attention::Piece> Attention::cut(int layer,
+                                             std::span<const AttentionTask> tasks) const {
+  std::vector<Piece> pieces;
+  for (const AttentionTask& task : tasks) {
+    const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
+    for (int q_begin = 0; q_begin < task.q_len; q_begin += kQueryChunk) {
+      Piece piece{.task = &task,
+                  .q_begin = q_begin,
+                  .q_count = std::min(kQueryChunk, task.q_len - q_begin),
+                  .first = true};
+      for (const std::shared_ptr<Extent>& extent : state.extents) {
+        piece.extent = &extent;
+        pieces.push_back(piece);
+        piece.first = false;
+      }
+      piece.extent = nullptr;
+      pieces.push_back(piece);
+    }
+  }
+  return pieces;
+}
+
+size_t Attention::wave_end(std::span<const Piece> pieces, size_t begin) const {
+  size_t floats = 0, end = begin;
+  for (; end < pieces.size(); ++end) {
+    const Piece& piece = pieces[end];
+    if (!piece.first) floats += out_floats(piece.q_count) + lse_floats(piece.q_count);
+    if (floats * sizeof(float) > scratch_.bytes().size()) break;
+  }
+  VKV_CHECK(end > begin);
+  return end;
+}
+
+Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begin, size_t end,
+                           std::span<const AttentionTask> tasks) {
+  // 1. Give every piece a place for its partial; start the reads.
+  std::vector<Target> targets;
+  float* free_floats = reinterpret_cast<float*>(scratch_.data());
+  std::vector<size_t> in_dram, on_nvme;
+  for (size_t i = begin; i < end; ++i) {
+    const Piece& piece = pieces[i];
+    if (piece.first) {
+      targets.push_back({piece.task->out + out_floats(piece.q_begin),
+                         piece.task->lse + lse_floats(piece.q_begin)});
+    } else {
+      targets.push_back({free_floats, free_floats + out_floats(piece.q_count)});
+      free_floats += out_floats(piece.q_count) + lse_floats(piece.q_count);
+    }
+    const bool on_disk = piece.extent != nullptr && (*piece.extent)->tier() == Tier::kNvme;
+    (on_disk ? on_nvme : in_dram).push_back(i);
+  }
+  if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks)));
+
+  const auto compute_some = [&](std::span<const size_t> some,
+                                std::span<const std::byte* const> bases) {
+    std::vector<const Piece*> chosen;
+    std::vector<Target> chosen_targets;
+    for (size_t i : some) {
+      chosen.push_back(&pieces[i]);
+      chosen_targets.push_back(targets[i - begin]);
+    }
+    return compute(layer, chosen, chosen_targets, bases);
+  };
+
+  // 2. What lies in DRAM first, while the reads go on.
+  std::vector<const std::byte*> bases;
+  for (size_t i : in_dram)
+    bases.push_back(pieces[i].extent ? (*pieces[i].extent)->dram().data() : nullptr);
+  if (!in_dram.empty()) VKV_TRY(compute_some(in_dram, bases));
+
+  // 3. Then the rest in groups of half the slots, so that the other half reads ahead meanwhile.
+  const size_t group_max =
+      stager_ ? std::max<size_t>(1, static_cast<size_t>(stager_->slot_count()) / 2) : 1;
+  for (size_t first = 0; first < on_nvme.size();) {
+    bases.clear();
+    std::vector<size_t> group;
+    Status status;
+    std::set<const Extent*> held;
+    for (; first < on_nvme.size() && held.size() < group_max; ++first) {
+      const std::shared_ptr<Extent>& extent = *pieces[on_nvme[first]].extent;
+      Result<const std::byte*> base = stager_->acquire(extent);
+      if (!base.ok()) {
+        status = in_sequence(base.status(), pieces[on_nvme[first]].task->id);
+        break;
+      }
+      held.insert(extent.get());
+      group.push_back(on_nvme[first]);
+      bases.push_back(base.value());
+    }
+    if (status.ok()) status = compute_some(group, bases);
+    for (const Extent* extent : held) stager_->release(*extent);
+    VKV_TRY(status);
+    const size_t next = first < on_nvme.size() ? on_nvme[first] : end;
+    VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks)));
+  }
+
+  // 4. Merge in the order of the pieces.
+  for (size_t i = begin; i < end; ++i)
+    if (!pieces[i].first) merge(pieces[i], targets[i - begin]);
+  return {};
+}
+
+Status Attention::compute(int layer, std::span<const Piece* const> pieces,
+                          std::span<const Target> targets,
+                          std::span<const std::byte* const> bases) {
+  std::vector<std::vector<BlockView>> views(pieces.size());
+  std::vector<AttendItem> items(pieces.size());
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = *pieces[i];
+    const LayerState& state = piece.task->sequence->layers[static_cast<size_t>(layer)];
+    AttendItem& item = items[i];
+    item = {.shape = shape_,
+            .scale = scale_,
+            .q_len = piece.q_count,
+            .q = piece.task->q + out_floats(piece.q_begin),
+            .k_mean = state.mean_values(),
+            .out = targets[i].out,
+            .lse = targets[i].lse};
+    if (piece.extent != nullptr) {
+      (*piece.extent)->append_views(shape_, bases[i], views[i]);
+      item.blocks = views[i];
+    } else {
+      // Later queries of the call see later open tokens: leave those out for this chunk.
+      const int later = piece.task->q_len - (piece.q_begin + piece.q_count);
+      item.open = state.open.tokens();
+      item.open.token_count -= later;
+      item.causal = true;
+    }
+  }
+  return backend_.attend(items);
+}
+
+void Attention::merge(const Piece& piece, const Target& partial) const {
+  float* out = piece.task->out + out_floats(piece.q_begin);
+  float* lse = piece.task->lse + lse_floats(piece.q_begin);
+  const size_t head_dim = static_cast<size_t>(shape_.head_dim);
+  for (size_t row = 0; row < lse_floats(piece.q_count); ++row) {
+    const MergeWeights weights = merge_weights(lse[row], partial.lse[row]);
+    for (size_t c = row * head_dim; c < (row + 1) * head_dim; ++c)
+      out[c] = weights.a * out[c] + weights.b * partial.out[c];
+    lse[row] = weights.lse;
+  }
+}
+
+std::vector<std::shared_ptr<Extent>> Attention::upcoming(
+    int layer, std::span<const Piece> pieces, size_t begin,
+    std::span<const AttentionTask> tasks) const {
+  std::vector<std::shared_ptr<Extent>> extents;
+  std::set<const Extent*> seen;
+  const size_t wanted = static_cast<size_t>(stager_->slot_count());
+  const auto add = [&](const std::shared_ptr<Extent>& extent) {
+    if (extent->tier() == Tier::kNvme && seen.insert(extent.get()).second)
+      extents.push_back(extent);
+  };
+  for (size_t i = begin; i < pieces.size() && extents.size() < wanted; ++i)
+    if (pieces[i].extent != nullptr) add(*pieces[i].extent);
+  for (int ahead = 1; ahead < shape_.layers && extents.size() < wanted; ++ahead) {
+    const size_t next_layer = static_cast<size_t>((layer + ahead) % shape_.layers);
+    for (const AttentionTask& task : tasks)
+      for (const std::shared_ptr<Extent>& extent : task.sequence->layers[next_layer].extents)
+        if (extents.size() < wanted) add(extent);
+  }
+  return extents;
+}
+
+}  // namespace vkv

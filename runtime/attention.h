@@ -1,0 +1,94 @@
+// attention.h: one layer's attention of several sequences, over blocks in DRAM and on NVMe.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every extent, and the open tokens, give one partial; partials are merged in the order of sealing,
+// the open tokens last. Neither that order nor how the queries are cut depends on the tier, so the
+// result does not either.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/base/backend.h"
+#include "runtime/sequence.h"
+#include "runtime/stager.h"
+#include "transfer/dram_pool.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// A checked request.
+struct AttentionTask {
+  SequenceId id{};
+  const SequenceState* sequence = nullptr;
+  int q_len = 0;
+  const float* q = nullptr;  // [q_len, q_heads, head_dim]
+  float* out = nullptr;      // [q_len, q_heads, head_dim]
+  float* lse = nullptr;      // [q_len, q_heads]
+};
+
+class Attention {
+ public:
+  // `stager` may be nullptr: no NVMe tier. Errors: kOutOfMemory for its scratch memory.
+  static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
+                                                 Backend& backend, Stager* stager, DramPool& pool);
+
+  // Of the scratch memory: the partial of one chunk, and up to 4 MiB where a sixteenth of the DRAM
+  // budget allows it.
+  static size_t scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max);
+
+  // Errors: kIo and kDataLoss naming the sequence, and those of the backend.
+  Status run(int layer, std::span<const AttentionTask> tasks);
+
+ private:
+  // One partial of one query chunk of one task.
+  struct Piece {
+    const AttentionTask* task = nullptr;
+    int q_begin = 0;
+    int q_count = 0;
+    const std::shared_ptr<Extent>* extent = nullptr;  // nullptr: the open tokens
+    bool first = false;  // of its chunk: writes to the task's out itself
+  };
+  // Where a piece's partial goes.
+  struct Target {
+    float* out = nullptr;
+    float* lse = nullptr;
+  };
+
+  Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager, DramBuffer scratch)
+      : shape_(shape),
+        scale_(scale),
+        backend_(backend),
+        stager_(stager),
+        scratch_(std::move(scratch)) {}
+
+  std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
+  // The pieces from `begin` whose partials fit the scratch memory together.
+  size_t wave_end(std::span<const Piece> pieces, size_t begin) const;
+  Status run_wave(int layer, std::span<const Piece> pieces, size_t begin, size_t end,
+                  std::span<const AttentionTask> tasks);
+  Status compute(int layer, std::span<const Piece* const> pieces, std::span<const Target> targets,
+                 std::span<const std::byte* const> bases);
+  void merge(const Piece& piece, const Target& partial) const;
+  // NVMe extents from pieces[begin] on, then those of the layers that come next.
+  std::vector<std::shared_ptr<Extent>> upcoming(int layer, std::span<const Piece> pieces,
+                                                size_t begin,
+                                                std::span<const AttentionTask> tasks) const;
+
+  size_t out_floats(int q_count) const {
+    return static_cast<size_t>(q_count) * static_cast<size_t>(shape_.q_heads * shape_.head_dim);
+  }
+  size_t lse_floats(int q_count) const {
+    return static_cast<size_t>(q_count) * static_cast<size_t>(shape_.q_heads);
+  }
+
+  const KvShape shape_;
+  const float scale_;
+  Backend& backend_;
+  Stager* stager_;
+  DramBuffer scratch_;  // partials of a wave
+};
+
+}  // namespace vkv

@@ -1,0 +1,402 @@
+// cache.cpp: sequences, budgets, and the order of things in a call.
+// SPDX-License-Identifier: Apache-2.0
+#include "vkv/cache.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "cpu/cpu_backend.h"
+#include "runtime/attention.h"
+#include "runtime/base/half.h"
+#include "runtime/open_options.h"
+#include "runtime/seal.h"
+#include "runtime/sequence_stats.h"
+
+namespace vkv {
+namespace {
+
+constexpr uint32_t kTokensMax = 1u << 30;              // of a sequence
+constexpr size_t kKeptScratchBytes = size_t{4} << 20;  // between calls
+
+uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class CacheImpl final : public Cache {
+ public:
+  CacheImpl(CacheOptions options, std::unique_ptr<DramPool> pool, std::unique_ptr<BlockStore> store,
+            std::unique_ptr<Backend> backend)
+      : options_(std::move(options)),
+        pool_(std::move(pool)),
+        store_(std::move(store)),
+        backend_(std::move(backend)),
+        placement_(*pool_, store_.get(), options_.dram_block_bytes_max),
+        sealer_(options_, options_.score_scale, *backend_, placement_, *pool_) {}
+
+  // Takes the memory that every call needs. Errors: kOutOfMemory.
+  Status prepare() {
+    if (store_) {
+      VKV_TRY_ASSIGN(stager, Stager::make(*pool_, *store_, options_.prefetch_extents,
+                                          options_.extent_bytes_max));
+      stager_ = std::move(stager);
+    }
+    VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, *backend_,
+                                              stager_.get(), *pool_));
+    attention_ = std::move(attention);
+    return {};
+  }
+
+  Result<SequenceId> create_sequence() override;
+  Result<SequenceId> fork(SequenceId parent) override;
+  Status erase(SequenceId sequence) override;
+  Status truncate(SequenceId sequence, int token_count_dropped) override;
+  Status append(int layer, const AppendRequest& request) override;
+  Status attend(int layer, std::span<const AttendRequest> requests) override;
+  Result<SequenceStats> sequence_stats(SequenceId sequence) const override;
+  CacheStats stats() const override;
+
+  const CacheOptions& options() const override { return options_; }
+  std::string engine() const override { return std::string(backend_->name()); }
+  std::string io_engine() const override {
+    return store_ ? std::string(store_->io_engine()) : "none";
+  }
+
+ private:
+  size_t row_values(int heads) const {
+    return static_cast<size_t>(heads) * static_cast<size_t>(options_.shape.head_dim);
+  }
+  uint64_t sequence_bytes(const SequenceState& sequence) const {
+    return sizeof(SequenceState) + sequence.layers.size() * sizeof(LayerState) +
+           sequence.roles.size() * sizeof(Role);
+  }
+  Result<SequenceState*> find(SequenceId id) const;
+  Result<SequenceId> add(std::unique_ptr<SequenceState> sequence);
+  Status check_append(int layer, const AppendRequest& request, const SequenceState& sequence) const;
+  Status check_attend(int layer, std::span<const AttendRequest> requests) const;
+  // Float copies of q and room for out and lse, in one scratch buffer.
+  Result<std::vector<AttentionTask>> make_tasks(std::span<const AttendRequest> requests);
+  void store_out(const AttendRequest& request, const AttentionTask& task) const;
+  Status seal(int layer, std::span<const AttendRequest> requests,
+              std::span<const AttentionTask> tasks);
+
+  const CacheOptions options_;
+  mutable std::mutex mutex_;  // guards all below; members are destroyed users first
+  std::unique_ptr<DramPool> pool_;
+  std::unique_ptr<BlockStore> store_;  // nullptr: no NVMe tier
+  std::unique_ptr<Backend> backend_;
+  Placement placement_;
+  std::unique_ptr<Stager> stager_;  // nullptr: no NVMe tier
+  std::unique_ptr<Attention> attention_;
+  Sealer sealer_;
+  DramBuffer scratch_;
+  std::map<SequenceId, std::unique_ptr<SequenceState>> sequences_;
+  uint64_t next_id_ = 1;
+  CacheStats counters_;
+};
+
+Result<SequenceState*> CacheImpl::find(SequenceId id) const {
+  const auto it = sequences_.find(id);
+  if (it == sequences_.end())
+    return Status(Code::kNotFound, "there is no sequence " + std::to_string(number(id)) + "; " +
+                                       std::to_string(sequences_.size()) + " exist");
+  return it->second.get();
+}
+
+Result<SequenceId> CacheImpl::add(std::unique_ptr<SequenceState> sequence) {
+  VKV_TRY(pool_->charge(sequence_bytes(*sequence), "a sequence"));
+  const SequenceId id{next_id_++};
+  sequences_.emplace(id, std::move(sequence));
+  return id;
+}
+
+Result<SequenceId> CacheImpl::create_sequence() {
+  const std::lock_guard lock(mutex_);
+  auto sequence = std::make_unique<SequenceState>();
+  sequence->layers.resize(static_cast<size_t>(options_.shape.layers));
+  for (LayerState& state : sequence->layers)
+    state.open = OpenBlock(options_.shape, options_.open_codec);
+  return add(std::move(sequence));
+}
+
+Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY_ASSIGN(parent, find(parent_id));
+  auto child = std::make_unique<SequenceState>();
+  child->roles = parent->roles;
+  for (size_t layer = 0; layer < parent->layers.size(); ++layer) {
+    const LayerState& state = parent->layers[layer];
+    if (state.token_count != parent->roles.size())
+      return Status(Code::kInvalidArgument,
+                    "sequence " + std::to_string(number(parent_id)) + " cannot be forked: layer " +
+                        std::to_string(layer) + " has " + std::to_string(state.token_count) +
+                        " tokens, layer 0 has " + std::to_string(parent->roles.size()));
+    VKV_TRY_ASSIGN(open, state.open.clone(placement_));
+    child->layers.push_back({.extents = state.extents,
+                             .open = std::move(open),
+                             .mean = state.mean,
+                             .counts = state.counts,
+                             .token_count = state.token_count});
+  }
+  return add(std::move(child));
+}
+
+Status CacheImpl::erase(SequenceId id) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY_ASSIGN(sequence, find(id));
+  pool_->discharge(sequence_bytes(*sequence));
+  sequences_.erase(id);
+  if (stager_) stager_->drop_orphans();
+  return {};
+}
+
+Status CacheImpl::truncate(SequenceId id, int dropped) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY_ASSIGN(sequence, find(id));
+  const size_t token_count = sequence->roles.size();
+  if (dropped < 0 || static_cast<size_t>(dropped) > token_count)
+    return {Code::kInvalidArgument, "cannot drop " + std::to_string(dropped) +
+                                        " tokens; the sequence has " + std::to_string(token_count)};
+  if (dropped == 0) return {};
+
+  // The newest open tokens without a gap are those that can go.
+  size_t droppable = token_count;
+  for (const LayerState& state : sequence->layers) {
+    if (state.token_count != token_count)
+      return {Code::kInvalidArgument, "layers are out of step: finish the step before truncating"};
+    const auto positions = state.open.positions();
+    size_t newest = 0;
+    while (newest < positions.size() &&
+           positions[positions.size() - 1 - newest] == token_count - 1 - newest)
+      ++newest;
+    droppable = std::min(droppable, newest);
+  }
+  if (static_cast<size_t>(dropped) > droppable)
+    return {Code::kUnsupported, "cannot drop " + std::to_string(dropped) + " tokens: older ones " +
+                                    "are encoded; " + std::to_string(droppable) +
+                                    " can go. Fork the sequence before a long draft"};
+  for (LayerState& state : sequence->layers) {
+    state.open.drop_newest(dropped);
+    state.token_count -= static_cast<uint32_t>(dropped);
+  }
+  sequence->roles.resize(token_count - static_cast<size_t>(dropped));
+  pool_->discharge(static_cast<uint64_t>(dropped) * sizeof(Role));
+  return {};
+}
+
+Status CacheImpl::check_append(int layer, const AppendRequest& request,
+                               const SequenceState& sequence) const {
+  const auto wrong = [](std::string message) {
+    return Status(Code::kInvalidArgument, std::move(message));
+  };
+  if (layer < 0 || layer >= options_.shape.layers)
+    return wrong("layer is " + std::to_string(layer) + "; the model has " +
+                 std::to_string(options_.shape.layers));
+  if (request.token_count < 1 || request.k == nullptr || request.v == nullptr)
+    return wrong("append needs at least one token, k and v");
+  const size_t count = static_cast<size_t>(request.token_count);
+  if (request.roles.size() != count)
+    return wrong("append has " + std::to_string(count) + " tokens but " +
+                 std::to_string(request.roles.size()) + " roles");
+  if (sequence.roles.size() + count > kTokensMax)
+    return wrong("a sequence holds at most " + std::to_string(kTokensMax) + " tokens");
+  if (std::any_of(request.roles.begin(), request.roles.end(),
+                  [](Role role) { return static_cast<int>(role) >= kRoleCount; }))
+    return wrong("a role is none of text, visual, control, sink");
+  if (layer == 0) return {};
+
+  const size_t before = sequence.layers[static_cast<size_t>(layer)].token_count;
+  if (before + count > sequence.roles.size())
+    return wrong("layer " + std::to_string(layer) + " would have " +
+                 std::to_string(before + count) + " tokens, layer 0 has " +
+                 std::to_string(sequence.roles.size()) + ": append to the layers in order");
+  if (!std::equal(request.roles.begin(), request.roles.end(),
+                  sequence.roles.begin() + static_cast<ptrdiff_t>(before)))
+    return wrong("roles of layer " + std::to_string(layer) + " differ from those of layer 0");
+  return {};
+}
+
+Status CacheImpl::append(int layer, const AppendRequest& request) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY_ASSIGN(sequence, find(request.sequence));
+  VKV_TRY(check_append(layer, request, *sequence));
+  const uint64_t role_bytes = layer == 0 ? request.roles.size() * sizeof(Role) : 0;
+  VKV_TRY(pool_->charge(role_bytes, "roles of tokens"));
+  LayerState& state = sequence->layers[static_cast<size_t>(layer)];
+  const Status appended = state.open.append(placement_, options_.element, request.k, request.v,
+                                            request.token_count, state.token_count);
+  if (!appended.ok()) {
+    pool_->discharge(role_bytes);
+    return appended;
+  }
+  state.token_count += static_cast<uint32_t>(request.token_count);
+  if (layer == 0)
+    sequence->roles.insert(sequence->roles.end(), request.roles.begin(), request.roles.end());
+  return {};
+}
+
+Status CacheImpl::check_attend(int layer, std::span<const AttendRequest> requests) const {
+  if (layer < 0 || layer >= options_.shape.layers)
+    return {Code::kInvalidArgument, "layer is " + std::to_string(layer) + "; the model has " +
+                                        std::to_string(options_.shape.layers)};
+  std::set<SequenceId> seen;
+  for (const AttendRequest& request : requests) {
+    VKV_TRY_ASSIGN(sequence, find(request.sequence));
+    const std::string who = "sequence " + std::to_string(number(request.sequence)) + ": ";
+    if (!seen.insert(request.sequence).second)
+      return {Code::kInvalidArgument, who + "stands twice in one attend"};
+    if (request.q_len < 1 || request.q == nullptr || request.out == nullptr)
+      return {Code::kInvalidArgument, who + "attend needs at least one query, q and out"};
+    const LayerState& state = sequence->layers[static_cast<size_t>(layer)];
+    const auto positions = state.open.positions();
+    const size_t q_len = static_cast<size_t>(request.q_len);
+    if (q_len > positions.size() ||
+        positions[positions.size() - q_len] + q_len != state.token_count)
+      return {Code::kInvalidArgument,
+              who + "q_len is " + std::to_string(q_len) + "; layer " + std::to_string(layer) +
+                  " has " + std::to_string(positions.size()) +
+                  " open tokens: append before attend, and attend all that was appended"};
+  }
+  return {};
+}
+
+Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendRequest> requests) {
+  const bool convert = options_.element != ElementType::kF32;
+  const size_t q_row = row_values(options_.shape.q_heads);
+  const size_t row = static_cast<size_t>(options_.shape.q_heads) + (convert ? 2 * q_row : 0);
+  size_t queries = 0;
+  for (const AttendRequest& request : requests) queries += static_cast<size_t>(request.q_len);
+  if (queries * row * sizeof(float) > scratch_.bytes().size()) {
+    scratch_ = DramBuffer();
+    VKV_TRY_ASSIGN(buffer, placement_.allocate(queries * row * sizeof(float), "an attend call"));
+    scratch_ = std::move(buffer);
+  }
+
+  std::vector<AttentionTask> tasks;
+  float* floats = reinterpret_cast<float*>(scratch_.data());
+  for (const AttendRequest& request : requests) {
+    const size_t q_len = static_cast<size_t>(request.q_len);
+    AttentionTask task{.id = request.sequence,
+                       .sequence = sequences_.at(request.sequence).get(),
+                       .q_len = request.q_len,
+                       .q = static_cast<const float*>(request.q),
+                       .out = static_cast<float*>(request.out),
+                       .lse = floats};
+    floats += q_len * static_cast<size_t>(options_.shape.q_heads);
+    if (convert) {
+      const uint16_t* bits = static_cast<const uint16_t*>(request.q);
+      const bool f16 = options_.element == ElementType::kF16;
+      for (size_t i = 0; i < q_len * q_row; ++i)
+        floats[i] = f16 ? f16_to_float(bits[i]) : bf16_to_float(bits[i]);
+      task.q = floats;
+      task.out = floats + q_len * q_row;
+      floats += 2 * q_len * q_row;
+    }
+    tasks.push_back(task);
+  }
+  return tasks;
+}
+
+void CacheImpl::store_out(const AttendRequest& request, const AttentionTask& task) const {
+  if (options_.element == ElementType::kF32) return;  // computed in place
+  uint16_t* out = static_cast<uint16_t*>(request.out);
+  const size_t count = static_cast<size_t>(task.q_len) * row_values(options_.shape.q_heads);
+  for (size_t i = 0; i < count; ++i)
+    out[i] = options_.element == ElementType::kF16 ? float_to_f16(task.out[i])
+                                                   : float_to_bf16(task.out[i]);
+}
+
+Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(check_attend(layer, requests));
+  VKV_TRY_ASSIGN(tasks, make_tasks(requests));
+
+  const auto start = std::chrono::steady_clock::now();
+  VKV_TRY(attention_->run(layer, tasks));
+  for (size_t i = 0; i < tasks.size(); ++i) store_out(requests[i], tasks[i]);
+  ++counters_.attend_count;
+  counters_.attend_seconds += seconds_since(start);
+
+  const auto seal_start = std::chrono::steady_clock::now();
+  const Status sealed = seal(layer, requests, tasks);
+  counters_.encode_seconds += seconds_since(seal_start);
+  if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = DramBuffer();
+  return sealed;
+}
+
+Status CacheImpl::seal(int layer, std::span<const AttendRequest> requests,
+                       std::span<const AttentionTask> tasks) {
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    Result<uint64_t> sealed =
+        sealer_.seal(*sequences_.at(requests[i].sequence), {.layer = layer,
+                                                            .ends_window = requests[i].ends_window,
+                                                            .q_len = tasks[i].q_len,
+                                                            .q = tasks[i].q,
+                                                            .lse = tasks[i].lse});
+    if (!sealed.ok())
+      return {sealed.status().code(), "sequence " + std::to_string(number(requests[i].sequence)) +
+                                          ", layer " + std::to_string(layer) + ": " +
+                                          sealed.status().message()};
+    counters_.sealed_token_count += sealed.value();
+  }
+  return {};
+}
+
+Result<SequenceStats> CacheImpl::sequence_stats(SequenceId id) const {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY_ASSIGN(sequence, find(id));
+  return vkv::sequence_stats(options_, *sequence);
+}
+
+CacheStats CacheImpl::stats() const {
+  const std::lock_guard lock(mutex_);
+  CacheStats stats = counters_;
+  TierStats& dram = stats.tier[static_cast<size_t>(Tier::kDram)];
+  dram = {.bytes_used = pool_->bytes_used(),
+          .bytes_peak = pool_->bytes_peak(),
+          .bytes_max = pool_->bytes_max(),
+          .extent_count = placement_.dram_extents()};
+  stats.sequence_count = sequences_.size();
+  stats.demoted_bytes = placement_.demoted_bytes();
+  if (!store_) return stats;
+  const BlockStoreStats store = store_->stats();
+  stats.tier[static_cast<size_t>(Tier::kNvme)] = {.bytes_used = store.bytes_reserved,
+                                                  .bytes_peak = store.bytes_peak,
+                                                  .bytes_max = options_.nvme_bytes_max,
+                                                  .extent_count = placement_.nvme_extents()};
+  stats.nvme_read_bytes = store.read_bytes;
+  stats.nvme_written_bytes = store.written_bytes;
+  stats.nvme_read_count = stager_->stats().needed_count;
+  stats.prefetch_hit_count = stager_->stats().hit_count;
+  stats.prefetch_ready_count = stager_->stats().ready_count;
+  stats.nvme_wait_seconds = stager_->stats().wait_seconds;
+  return stats;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Cache>> Cache::open(const CacheOptions& requested) {
+  VKV_TRY_ASSIGN(options, with_defaults(requested));
+  VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
+  std::unique_ptr<BlockStore> store;
+  if (options.nvme_bytes_max > 0) {
+    VKV_TRY_ASSIGN(opened, BlockStore::open({.path = options.store_path,
+                                             .bytes_max = options.nvme_bytes_max,
+                                             .io = options.io_backend}));
+    store = std::move(opened);
+  }
+  auto pool = std::make_unique<DramPool>(options.dram_bytes_max);
+  auto cache = std::make_unique<CacheImpl>(std::move(options), std::move(pool), std::move(store),
+                                           std::move(backend));
+  VKV_TRY(cache->prepare());
+  return std::unique_ptr<Cache>(std::move(cache));
+}
+
+}  // namespace vkv

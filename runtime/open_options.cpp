@@ -1,0 +1,112 @@
+// open_options.cpp: ranges and least budgets.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/open_options.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "runtime/attention.h"
+#include "runtime/base/block_format.h"
+#include "runtime/open_block.h"
+#include "runtime/seal.h"
+
+namespace vkv {
+namespace {
+
+constexpr uint64_t kExtentBytesMin = kExtentAlignment;
+constexpr uint64_t kExtentBytesMax = uint64_t{16} << 20;
+constexpr int kPrefetchDefault = 8, kPrefetchMin = 2, kPrefetchMax = 64;
+constexpr int kRecentMin = 16, kRecentMax = 4096;
+
+Status out_of_range(const char* option, const std::string& value, const std::string& range) {
+  return {Code::kInvalidArgument, std::string(option) + " is " + value + "; it may be " + range};
+}
+
+Status check_policy(const PrecisionPolicy& policy) {
+  for (const CodecPair& codecs : {policy.high, policy.low})
+    if (bits_of(codecs.k) < bits_of(codecs.v))
+      return {Code::kInvalidArgument, "precision '" + policy.name + "' gives K fewer bits (" +
+                                          std::string(name(codecs.k)) + ") than V (" +
+                                          std::string(name(codecs.v)) + "); errors of K cost more"};
+  const auto fraction = [](double value) { return value >= 0 && value <= 1; };
+  if (!fraction(policy.high_fraction) || !fraction(policy.visual_high_fraction_max))
+    return {Code::kInvalidArgument,
+            "precision '" + policy.name + "': fractions of tokens are from 0 to 1"};
+  if (policy.sink_tokens < 0 || !(policy.sink_sigmas >= 0))
+    return {Code::kInvalidArgument, "precision '" + policy.name + "': sinks cannot be negative"};
+  return {};
+}
+
+// What every call needs, with one sequence that decodes: in every layer its recent tokens, a block
+// of each class that is filling, and one layer's open block twice while it moves.
+uint64_t least_dram_bytes(const CacheOptions& options) {
+  const uint64_t row = OpenBlock::row_bytes(options.shape);
+  const uint64_t block_tokens = static_cast<uint64_t>(tokens_per_block(options.shape.head_dim));
+  const uint64_t classes = uses_saliency(options.precision) ? 2 : 1;
+  const uint64_t open_tokens = static_cast<uint64_t>(options.recent_tokens) +
+                               classes * block_tokens + 2 * OpenBlock::kGrowthTokens;
+  const uint64_t open = (static_cast<uint64_t>(options.shape.layers) + 1) *
+                        round_up_bytes(open_tokens * row, kExtentAlignment);
+  const uint64_t staging =
+      options.nvme_bytes_max > 0
+          ? static_cast<uint64_t>(options.prefetch_extents) * options.extent_bytes_max
+          : 0;
+  return Attention::scratch_bytes(options.shape, 0) + open + staging + options.extent_bytes_max;
+}
+
+}  // namespace
+
+Result<CacheOptions> with_defaults(const CacheOptions& requested) {
+  CacheOptions options = requested;
+  VKV_TRY(validate(options.shape));
+  VKV_TRY(check_policy(options.precision));
+  if (!is_16_bit(options.open_codec))
+    return out_of_range("open_codec", std::string(name(options.open_codec)), "f16 or bf16");
+  if (options.recent_tokens < kRecentMin || options.recent_tokens > kRecentMax)
+    return out_of_range("recent_tokens", std::to_string(options.recent_tokens), "16 to 4096");
+  if (options.threads < 0)
+    return out_of_range("threads", std::to_string(options.threads), "0 or more");
+  if (options.score_scale == 0)
+    options.score_scale = 1.0f / std::sqrt(static_cast<float>(options.shape.head_dim));
+  if (!std::isfinite(options.score_scale))
+    return out_of_range("score_scale", "not finite", "any finite number");
+
+  if (options.extent_bytes_max < kExtentBytesMin || options.extent_bytes_max > kExtentBytesMax)
+    return out_of_range("extent_bytes_max", std::to_string(options.extent_bytes_max),
+                        "4096 to 16777216 bytes");
+  options.extent_bytes_max =
+      round_up_bytes(std::max<uint64_t>(options.extent_bytes_max,
+                                        record_bytes_max(options.shape, options.precision)),
+                     kExtentAlignment);
+  if (options.prefetch_extents == 0) {
+    const uint64_t affordable = options.dram_bytes_max / 8 / options.extent_bytes_max;
+    options.prefetch_extents =
+        static_cast<int>(std::clamp<uint64_t>(affordable, kPrefetchMin, kPrefetchDefault));
+  }
+  if (options.prefetch_extents < kPrefetchMin || options.prefetch_extents > kPrefetchMax)
+    return out_of_range("prefetch_extents", std::to_string(options.prefetch_extents),
+                        "2 to 64, or 0 for the default");
+
+  if (options.nvme_bytes_max == 0 && options.dram_block_bytes_max < options.dram_bytes_max)
+    return out_of_range("dram_block_bytes_max", std::to_string(options.dram_block_bytes_max),
+                        "less than the dram budget only with an nvme budget for the rest");
+  if (options.nvme_bytes_max > 0 && options.store_path.empty())
+    return Status(Code::kInvalidArgument,
+                  "an NVMe budget needs store_path, the file to keep it in");
+  if (options.nvme_bytes_max > 0 && options.nvme_bytes_max < options.extent_bytes_max)
+    return Status(Code::kOutOfMemory, "the nvme budget of " +
+                                          std::to_string(options.nvme_bytes_max) +
+                                          " bytes cannot hold one extent of " +
+                                          std::to_string(options.extent_bytes_max));
+  const uint64_t least = least_dram_bytes(options);
+  if (options.dram_bytes_max < least)
+    return Status(Code::kOutOfMemory,
+                  "the dram budget of " + std::to_string(options.dram_bytes_max) +
+                      " bytes is too small: this model and these options need at least " +
+                      std::to_string(least) +
+                      " (smaller extents or fewer recent tokens need less)");
+  return options;
+}
+
+}  // namespace vkv

@@ -1,0 +1,36 @@
+// sequence.h: what the cache knows of one sequence.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/charged_bytes.h"
+#include "runtime/extent.h"
+#include "runtime/open_block.h"
+#include "runtime/precision.h"
+#include "vkv/types.h"
+
+namespace vkv {
+
+// One layer: every token is in exactly one block of one extent, or open.
+struct LayerState {
+  std::vector<std::shared_ptr<Extent>>
+      extents;  // in the order of sealing, which is that of merging
+  OpenBlock open;
+  std::shared_ptr<const ChargedBytes> mean;  // float [kv_heads, head_dim], fixed at the first seal
+  PrecisionCounts counts;
+  uint32_t token_count = 0;
+
+  const float* mean_values() const {
+    return mean ? reinterpret_cast<const float*>(mean->data()) : nullptr;
+  }
+};
+
+struct SequenceState {
+  std::vector<Role> roles;  // of every token
+  std::vector<LayerState> layers;
+};
+
+}  // namespace vkv

@@ -1,0 +1,77 @@
+// stager.h: extents read from NVMe ahead of the layer that needs them.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A few slots of DRAM. The cache names the extents that attention will need next, in order; free
+// slots start reading them. Which extents are staged never changes a result, only the waiting.
+// Not thread-safe: the cache's lock guards it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/extent.h"
+#include "transfer/block_store.h"
+#include "transfer/dram_pool.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+struct StagerStats {
+  uint64_t needed_count = 0;  // extents that attention asked for
+  uint64_t hit_count = 0;     // of them, with the read already issued
+  uint64_t ready_count = 0;   // of them, with the read already finished
+  double wait_seconds = 0;
+};
+
+class Stager {
+ public:
+  // Takes slot_count slots of slot_bytes out of the pool. Errors: kOutOfMemory.
+  static Result<std::unique_ptr<Stager>> make(DramPool& pool, BlockStore& store, int slot_count,
+                                              uint64_t slot_bytes);
+  ~Stager();
+
+  int slot_count() const { return static_cast<int>(slots_.size()); }
+
+  // Starts reading the first slot_count() of `upcoming` that are not staged, in slots that hold
+  // none of them. Never waits for a read that is wanted. Errors of reads show at acquire().
+  Status prefetch(std::span<const std::shared_ptr<Extent>> upcoming);
+
+  // The bytes of an extent, waiting for its read. Valid until release() of the extent. At most
+  // slot_count() extents may be held. Errors: kIo, kDataLoss; the extent is then not held.
+  Result<const std::byte*> acquire(const std::shared_ptr<Extent>& extent);
+  void release(const Extent& extent);
+
+  // Drops what is staged for extents that nothing else refers to, so that they are freed.
+  void drop_orphans();
+
+  const StagerStats& stats() const { return stats_; }
+
+ private:
+  struct Slot {
+    DramBuffer buffer;
+    std::shared_ptr<Extent> extent;     // nullptr: free
+    IoTicket ticket = IoTicket::kNone;  // kNone: read, or free
+    Status failure;                     // of the read
+    bool held = false;
+    uint64_t last_use = 0;
+  };
+
+  Stager(BlockStore& store, std::vector<Slot> slots) : store_(store), slots_(std::move(slots)) {}
+
+  Slot* find(const Extent& extent);
+  // A slot for another extent: free, or the one unused for longest and not in `keep`. nullptr:
+  // none.
+  Slot* vacate(std::span<const std::shared_ptr<Extent>> keep);
+  Status start_read(Slot& slot, std::shared_ptr<Extent> extent);
+  void finish_read(Slot& slot);
+  void clear(Slot& slot);
+
+  BlockStore& store_;
+  std::vector<Slot> slots_;
+  StagerStats stats_;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace vkv

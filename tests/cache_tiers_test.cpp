@@ -1,0 +1,192 @@
+// Tiers: where a block lies never changes an answer, budgets are hard, and lost bytes are an error.
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "tests/cache_driver.h"
+#include "vkv/cache.h"
+
+namespace vkv {
+namespace {
+
+constexpr KvShape kShape{.layers = 3, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+
+constexpr uint64_t kWindowBytes = 128
+                                  << 10;  // prefill windows of 64 tokens, in a buffer that grows
+
+CacheOptions in_dram(std::string_view preset_name) {
+  return {.shape = kShape,
+          .precision = precision_preset(preset_name).value(),
+          .recent_tokens = 16,
+          .dram_bytes_max = uint64_t{64} << 20,
+          .extent_bytes_max = 64 << 10};
+}
+
+CacheOptions on_nvme(std::string_view preset_name, uint64_t dram_bytes, IoBackend io) {
+  CacheOptions options = in_dram(preset_name);
+  options.dram_bytes_max = dram_bytes;
+  options.nvme_bytes_max = uint64_t{64} << 20;
+  options.store_path = store_path("tiers");
+  options.io_backend = io;
+  options.prefetch_extents = 2;
+  return options;
+}
+
+// The least DRAM that Cache::open accepts, as its own error names it.
+uint64_t least_dram(CacheOptions options) {
+  options.dram_bytes_max = 1;
+  const std::string message = Cache::open(options).status().message();
+  return std::stoull(message.substr(message.find("at least ") + 9));
+}
+
+// Feeds windows of 64 tokens, then decodes; asserts that budgets hold all the while.
+std::vector<float> play(Cache& cache, SequenceId sequence, int windows) {
+  std::vector<float> all;
+  const auto add = [&](const std::vector<float>& more) {
+    all.insert(all.end(), more.begin(), more.end());
+    const CacheStats stats = cache.stats();
+    for (const TierStats& tier : stats.tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
+  };
+  int position = 0;
+  for (int window = 0; window < windows; ++window, position += 64)
+    add(must_feed(cache, sequence, position, picture_prompt(0, 64, 0), window % 8 == 7));
+  add(must_feed(cache, sequence, position, picture_prompt(0, 0, 20), true));
+  position += 20;
+  for (int step = 0; step < 3; ++step, ++position)
+    add(must_feed(cache, sequence, position, picture_prompt(0, 0, 1)));
+  return all;
+}
+
+TEST(cache_tiers, dram_and_nvme_give_bit_identical_answers) {
+  for (std::string_view preset : precision_preset_names()) {
+    auto dram = must_open(in_dram(preset));
+    const auto want = play(*dram, must_create(*dram), 24);
+    EXPECT_EQ(dram->stats().tier[2].extent_count, 0u);
+    for (IoBackend io : {IoBackend::kUring, IoBackend::kThreads}) {
+      CacheOptions options = on_nvme(preset, 0, io);
+      options.dram_bytes_max = least_dram(options) + kWindowBytes;
+      options.dram_block_bytes_max = 16 << 10;
+      Result<std::unique_ptr<Cache>> opened = Cache::open(options);
+      if (!opened.ok() && io == IoBackend::kUring) {
+        std::cout << "io_uring: " << opened.status().message() << "\n";
+        continue;
+      }
+      ASSERT_TRUE(opened.ok()) << opened.status().message();
+      Cache& cache = *opened.value();
+      const SequenceId sequence = must_create(cache);
+      const auto got = play(cache, sequence, 24);
+      ASSERT_EQ(got.size(), want.size());
+      EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0) << preset;
+      const CacheStats stats = cache.stats();
+      const auto visual = cache.sequence_stats(sequence).value().role[1];
+      EXPECT_GT(visual.nvme_value_count, visual.sealed_value_count / 2) << preset;
+      EXPECT_GT(stats.tier[2].extent_count, 0u) << preset;
+      EXPECT_GT(stats.nvme_read_count, 0u) << preset;
+      EXPECT_GT(stats.prefetch_hit_count, 0u) << preset;
+    }
+  }
+}
+
+TEST(cache_tiers, most_of_the_visual_blocks_can_live_on_nvme) {
+  CacheOptions options = on_nvme("exact", 0, IoBackend::kAuto);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
+  auto cache = must_open(options);
+  const SequenceId sequence = must_create(*cache);
+  play(*cache, sequence, 40);
+  const SequenceStats stats = cache->sequence_stats(sequence).value();
+  const RoleStats& visual = stats.role[static_cast<size_t>(Role::kVisual)];
+  EXPECT_GT(visual.nvme_value_count, visual.value_count / 2);
+}
+
+TEST(cache_tiers, a_full_dram_without_nvme_names_the_tier_and_keeps_what_it_has) {
+  CacheOptions options = in_dram("exact");
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
+  auto cache = must_open(options);
+  const SequenceId sequence = must_create(*cache);
+  Status status;
+  int position = 0;
+  for (; status.ok() && position < 8192; position += 64)
+    status = feed(*cache, sequence, position, picture_prompt(0, 64, 0), true).status();
+  EXPECT_EQ(status.code(), Code::kOutOfMemory);
+  EXPECT_NE(status.message().find("dram"), std::string::npos) << status.message();
+  EXPECT_LE(cache->stats().tier[1].bytes_peak, options.dram_bytes_max);
+  ASSERT_TRUE(cache->erase(sequence).ok());
+  must_feed(*cache, must_create(*cache), 0, picture_prompt(0, 64, 0), true);
+}
+
+TEST(cache_tiers, full_dram_and_full_nvme_name_the_nvme_tier) {
+  CacheOptions options = on_nvme("exact", 0, IoBackend::kAuto);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
+  options.nvme_bytes_max = 2 << 20;
+  auto cache = must_open(options);
+  const SequenceId sequence = must_create(*cache);
+  Status status;
+  for (int position = 0; status.ok() && position < 16384; position += 64)
+    status = feed(*cache, sequence, position, picture_prompt(0, 64, 0), true).status();
+  EXPECT_EQ(status.code(), Code::kOutOfMemory);
+  EXPECT_NE(status.message().find("nvme"), std::string::npos) << status.message();
+  ASSERT_TRUE(cache->erase(sequence).ok());
+  EXPECT_EQ(cache->stats().tier[2].bytes_used, 0u);
+}
+
+TEST(cache_tiers, forks_share_what_lies_on_nvme) {
+  CacheOptions options = on_nvme("balanced", 0, IoBackend::kAuto);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
+  auto cache = must_open(options);
+  const SequenceId parent = must_create(*cache);
+  play(*cache, parent, 40);
+  const uint64_t before = cache->stats().tier[2].extent_count;
+  ASSERT_GT(before, 0u);
+  const SequenceId child = cache->fork(parent).value();
+  EXPECT_LE(cache->stats().tier[2].extent_count, before + 3) << "open tokens may push some out";
+  const int position = 40 * 64 + 23;
+  const auto roles = picture_prompt(0, 0, 4);
+  EXPECT_EQ(must_feed(*cache, parent, position, roles), must_feed(*cache, child, position, roles));
+  ASSERT_TRUE(cache->erase(parent).ok());
+  ASSERT_TRUE(cache->erase(child).ok());
+  EXPECT_EQ(cache->stats().tier[2].extent_count, 0u);
+  EXPECT_EQ(cache->stats().tier[2].bytes_used, 0u);
+}
+
+TEST(cache_tiers, damaged_bytes_on_disk_are_an_error_that_names_the_sequence) {
+  CacheOptions options = on_nvme("balanced", 0, IoBackend::kThreads);
+  options.dram_bytes_max = least_dram(options) + kWindowBytes;
+  auto cache = must_open(options);
+  const SequenceId sequence = must_create(*cache);
+  play(*cache, sequence, 40);
+  {
+    std::fstream file(options.store_path, std::ios::in | std::ios::out | std::ios::binary);
+    ASSERT_TRUE(file.is_open());
+    const std::vector<char> noise(4096, '\x5a');
+    const auto size = static_cast<int64_t>(std::filesystem::file_size(options.store_path));
+    for (int64_t at = 4096; at + 4096 <= size; at += 4096) {
+      file.seekp(at);
+      file.write(noise.data(), static_cast<std::streamsize>(noise.size()));
+    }
+  }
+  Status status;
+  for (int step = 0; status.ok() && step < 3; ++step)  // what was read ahead may still be good
+    status = feed(*cache, sequence, 40 * 64 + 23 + step, picture_prompt(0, 0, 1)).status();
+  EXPECT_EQ(status.code(), Code::kDataLoss) << status.message();
+  EXPECT_NE(status.message().find("sequence " + std::to_string(static_cast<uint64_t>(sequence))),
+            std::string::npos)
+      << status.message();
+  EXPECT_TRUE(cache->erase(sequence).ok());
+}
+
+TEST(cache_tiers, the_store_file_is_gone_after_close) {
+  CacheOptions options = on_nvme("balanced", uint64_t{16} << 20, IoBackend::kAuto);
+  auto cache = must_open(options);
+  EXPECT_TRUE(std::filesystem::exists(options.store_path));
+  cache.reset();
+  EXPECT_FALSE(std::filesystem::exists(options.store_path));
+}
+
+}  // namespace
+}  // namespace vkv

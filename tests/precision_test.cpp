@@ -1,0 +1,110 @@
+// Precision classes: text first, then the visual tokens that are looked at most, up to the budget.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/precision.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace vkv {
+namespace {
+
+PrecisionPolicy preset(std::string_view name) {
+  Result<PrecisionPolicy> policy = precision_preset(name);
+  EXPECT_TRUE(policy.ok());
+  return policy.value();
+}
+
+size_t count(const std::vector<TokenClass>& classes, TokenClass wanted) {
+  return static_cast<size_t>(std::count(classes.begin(), classes.end(), wanted));
+}
+
+TEST(precision, every_preset_is_found_by_its_name_and_gives_k_no_fewer_bits_than_v) {
+  EXPECT_EQ(precision_preset_names().size(), 7u);
+  for (std::string_view name : precision_preset_names()) {
+    const PrecisionPolicy policy = preset(name);
+    EXPECT_EQ(policy.name, name);
+    EXPECT_GE(bits_of(policy.high.k), bits_of(policy.high.v));
+    EXPECT_GE(bits_of(policy.low.k), bits_of(policy.low.v));
+  }
+}
+
+TEST(precision, an_unknown_preset_is_refused_with_the_names_there_are) {
+  const Status status = precision_preset("visual9").status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("'visual9'"), std::string::npos);
+  EXPECT_NE(status.message().find("visual2"), std::string::npos);
+}
+
+TEST(precision, text_and_control_are_high_even_beyond_the_budget) {
+  const std::vector<Role> roles(50, Role::kText);
+  const std::vector<uint8_t> is_sink(50, 0);
+  const std::vector<float> saliency(50, 0.0f);
+  PrecisionCounts counts;
+  const auto classes = classify(
+      preset("visual2"),
+      {.token_count = 50, .roles = roles, .is_sink = is_sink, .saliency = saliency}, counts);
+  EXPECT_EQ(count(classes, TokenClass::kHigh), 50u);
+  EXPECT_EQ(counts.other, 50u);
+}
+
+TEST(precision, the_most_salient_visual_tokens_fill_the_budget) {
+  std::vector<Role> roles(100, Role::kVisual);
+  roles[0] = roles[1] = Role::kText;
+  const std::vector<uint8_t> is_sink(100, 0);
+  std::vector<float> saliency(100);
+  for (size_t i = 0; i < saliency.size(); ++i) saliency[i] = static_cast<float>(i * 37 % 100);
+  PrecisionCounts counts;
+  const auto classes = classify(
+      preset("visual2"),
+      {.token_count = 100, .roles = roles, .is_sink = is_sink, .saliency = saliency}, counts);
+  // 10 % of 100, less the two text tokens: 8 visual tokens, those of saliency above 91 that are
+  // not text themselves.
+  EXPECT_EQ(counts.visual_high, 8u);
+  for (size_t i = 2; i < 100; ++i)
+    EXPECT_EQ(classes[i] == TokenClass::kHigh, saliency[i] > 91) << i;
+}
+
+TEST(precision, the_budget_is_shared_by_all_windows_of_a_sequence) {
+  const std::vector<Role> roles(100, Role::kVisual);
+  const std::vector<uint8_t> is_sink(100, 0);
+  const std::vector<float> saliency(100, 1.0f);
+  PrecisionCounts counts;
+  for (uint64_t window = 1; window <= 5; ++window) {
+    const auto classes = classify(
+        preset("onebit"),
+        {.token_count = 100 * window, .roles = roles, .is_sink = is_sink, .saliency = saliency},
+        counts);
+    EXPECT_EQ(counts.visual_high, 3 * window);
+    EXPECT_EQ(classes[0], TokenClass::kHigh) << "of equally salient tokens the earlier wins";
+  }
+}
+
+TEST(precision, a_preset_of_one_codec_has_one_class) {
+  const std::vector<Role> roles = {Role::kText, Role::kVisual, Role::kControl};
+  const std::vector<uint8_t> is_sink(3, 0);
+  PrecisionCounts counts;
+  for (std::string_view name : {"exact", "safe", "balanced"}) {
+    const auto classes =
+        classify(preset(name), {.token_count = 3, .roles = roles, .is_sink = is_sink}, counts);
+    EXPECT_EQ(count(classes, TokenClass::kLow), 3u) << name;
+  }
+}
+
+TEST(precision, a_key_far_from_all_others_is_a_sink_and_few_can_be) {
+  std::vector<float> distances(200, 1.0f);  // [100, 2]
+  distances[2 * 17 + 1] = 4000.0f;
+  std::vector<uint8_t> is_sink(100, 0);
+  mark_far_keys(distances, 2, 6.0, is_sink);
+  EXPECT_EQ(std::count(is_sink.begin(), is_sink.end(), 1), 1);
+  EXPECT_EQ(is_sink[17], 1);
+
+  for (size_t i = 0; i < 10; ++i) distances[2 * i] = 1e6f;
+  std::fill(is_sink.begin(), is_sink.end(), uint8_t{0});
+  mark_far_keys(distances, 2, 2.0, is_sink);
+  EXPECT_LE(std::count(is_sink.begin(), is_sink.end(), 1), 1) << "at most 1 %";
+}
+
+}  // namespace
+}  // namespace vkv

@@ -1,0 +1,50 @@
+// bpe.h: byte-level byte pair encoding: bytes -> token ids.
+// SPDX-License-Identifier: Apache-2.0
+//
+// tokenizer.json writes bytes as printable characters (GPT-2's table: 0x20 is U+0120); here tokens
+// are their bytes. Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with
+// Subword Units"; bytes as in GPT-2.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "vkv/status.h"
+
+namespace vkv {
+
+// The bytes that GPT-2's printable characters stand for; nothing if one of them stands for none.
+std::optional<std::string> bytes_of_printable(std::string_view printable);
+
+// Immutable; any thread may call.
+class BytePairEncoder {
+ public:
+  // `vocabulary`: printable token -> id. `merges`: pairs of printable tokens, best first.
+  // Errors: kDataLoss if a merge names a token, or makes one, that the vocabulary lacks;
+  // kUnsupported if one of the 256 bytes has no token, so that some text could not be encoded.
+  static Result<BytePairEncoder> make(
+      const std::unordered_map<std::string, int32_t>& vocabulary,
+      const std::vector<std::pair<std::string, std::string>>& merges);
+
+  // Appends the tokens of `bytes`. Time O(n log n).
+  void encode(std::string_view bytes, std::vector<int32_t>& target) const;
+
+ private:
+  struct Merge {
+    int32_t rank;
+    int32_t token;
+  };
+  BytePairEncoder() = default;
+  const Merge* find(int32_t left, int32_t right) const;
+
+  std::array<int32_t, 256> byte_token_{};
+  std::unordered_map<uint64_t, Merge> merges_;  // left id << 32 | right id
+};
+
+}  // namespace vkv

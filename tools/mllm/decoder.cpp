@@ -1,0 +1,238 @@
+// decoder.cpp: the language model (Qwen2 or Llama) on top of vkv::Cache: tokens -> logits.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/decoder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "tools/mllm/ops.h"
+#include "tools/mllm/weight_loader.h"
+
+namespace vkv {
+namespace {
+
+// Rows that go through the linear layers at once: enough to fill the matrix units, and the wide
+// activations of a 7B model (19k floats a row) stay under 80 MB.
+constexpr int64_t kChunkRows = 1024;
+
+size_t values(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
+
+// Calls body(first, row_count) for chunks of the rows [first, end).
+template <class Body>
+Status for_chunks(int64_t first, int64_t end, const Watch& watch, const Body& body) {
+  for (; first < end; first += kChunkRows) {
+    VKV_TRY(watch.check());
+    VKV_TRY(body(first, std::min(kChunkRows, end - first)));
+  }
+  return {};
+}
+
+}  // namespace
+
+struct Decoder::Buffers {
+  Buffers(const TextConfig& text, int64_t position, int64_t tokens)
+      : rope(position, tokens, text.head_dim, text.rope_theta),
+        x(values(tokens, text.hidden)),
+        q(values(tokens, int64_t{text.q_heads} * text.head_dim)),
+        k(values(tokens, int64_t{text.kv_heads} * text.head_dim)),
+        v(k.size()),
+        attended(q.size()),
+        normed(values(std::min(tokens, kChunkRows), text.hidden)),
+        gate(values(std::min(tokens, kChunkRows), text.intermediate)),
+        up(gate.size()) {}
+
+  RopeTable rope;
+  std::vector<float> x;         // [tokens, hidden], the residual stream
+  std::vector<float> q, k, v;   // [tokens, heads, head_dim] of one layer
+  std::vector<float> attended;  // [tokens, q_heads, head_dim]
+  std::vector<float> normed;    // [chunk, hidden]
+  std::vector<float> gate, up;  // [chunk, intermediate]
+};
+
+Result<Decoder::Layer> Decoder::load_layer(const TextConfig& text, const WeightLoader& loader,
+                                           int index) {
+  const std::string prefix = fmt::format("layers.{}.", index);
+  const int hidden = text.hidden, wide = text.intermediate;
+  const int q_width = text.q_heads * text.head_dim, kv_width = text.kv_heads * text.head_dim;
+  const auto linear = [&](const char* name, int outputs, int inputs, bool bias,
+                          Activation activation = Activation::kNone) {
+    return loader.linear(
+        prefix + name,
+        {.outputs = outputs, .inputs = inputs, .bias = bias, .activation = activation});
+  };
+  VKV_TRY_ASSIGN(attention_norm, loader.floats(prefix + "input_layernorm.weight", {hidden}));
+  VKV_TRY_ASSIGN(mlp_norm, loader.floats(prefix + "post_attention_layernorm.weight", {hidden}));
+  VKV_TRY_ASSIGN(q, linear("self_attn.q_proj", q_width, hidden, text.qkv_bias));
+  VKV_TRY_ASSIGN(k, linear("self_attn.k_proj", kv_width, hidden, text.qkv_bias));
+  VKV_TRY_ASSIGN(v, linear("self_attn.v_proj", kv_width, hidden, text.qkv_bias));
+  VKV_TRY_ASSIGN(o, linear("self_attn.o_proj", hidden, q_width, false));
+  VKV_TRY_ASSIGN(gate, linear("mlp.gate_proj", wide, hidden, false, Activation::kSilu));
+  VKV_TRY_ASSIGN(up, linear("mlp.up_proj", wide, hidden, false));
+  VKV_TRY_ASSIGN(down, linear("mlp.down_proj", hidden, wide, false));
+  return Layer{std::move(attention_norm),
+               std::move(mlp_norm),
+               std::move(q),
+               std::move(k),
+               std::move(v),
+               std::move(o),
+               std::move(gate),
+               std::move(up),
+               std::move(down)};
+}
+
+Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights) {
+  const TextConfig& text = config.text;
+  VKV_TRY_ASSIGN(loader, WeightLoader::make(&weights, "embed_tokens.weight",
+                                            {"language_model.model.", "model.language_model."}));
+  VKV_TRY_ASSIGN(embedding, loader.floats("embed_tokens.weight", {text.vocabulary, text.hidden}));
+
+  // The output matrix: its own, or the embedding again.
+  std::vector<float> head_weight;
+  for (const char* name : {"language_model.lm_head.weight", "lm_head.weight"}) {
+    if (text.tied_embeddings || !weights.contains(name)) continue;
+    VKV_TRY_ASSIGN(own, weights.floats(name, {text.vocabulary, text.hidden}));
+    head_weight = std::move(own);
+    break;
+  }
+  if (head_weight.empty() && !text.tied_embeddings)
+    return Status(Code::kNotFound,
+                  fmt::format("{}: the weights have no lm_head.weight, and config.json does not "
+                              "say tie_word_embeddings",
+                              weights.folder()));
+  VKV_TRY_ASSIGN(
+      head, Linear::make(text.vocabulary, text.hidden,
+                         head_weight.empty() ? embedding : head_weight, {}, Activation::kNone));
+  VKV_TRY_ASSIGN(final_norm, loader.floats("norm.weight", {text.hidden}));
+
+  Decoder decoder(config, std::move(head));
+  decoder.embedding_ = std::move(embedding);
+  decoder.final_norm_ = std::move(final_norm);
+  decoder.bytes_ = decoder.head_.bytes() + decoder.embedding_.size() * sizeof(float);
+  for (int index = 0; index < text.layers; ++index) {
+    VKV_TRY_ASSIGN(layer, load_layer(text, loader, index));
+    for (const Linear* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
+      decoder.bytes_ += linear->bytes();
+    decoder.layers_.push_back(std::move(layer));
+  }
+  return decoder;
+}
+
+Status Decoder::check(const ForwardRequest& request) const {
+  const auto invalid = [](const std::string& what) {
+    return Status(Code::kInvalidArgument, "forward: " + what);
+  };
+  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  if (token_count == 0) return invalid("no tokens");
+  if (request.roles.size() != request.tokens.size()) return invalid("roles and tokens differ");
+  if (request.position < 0 || request.position + token_count > config_.text.positions_max)
+    return invalid(fmt::format("tokens {} to {} do not fit the model's {} positions",
+                               request.position, request.position + token_count,
+                               config_.text.positions_max));
+  if (request.logit_count < 0 || request.logit_count > token_count)
+    return invalid(fmt::format("{} logits of {} tokens", request.logit_count, token_count));
+  size_t image_tokens = 0;
+  for (const int32_t token : request.tokens) {
+    if (token < 0 || token >= config_.text.vocabulary)
+      return invalid(
+          fmt::format("token {}; the vocabulary has {}", token, config_.text.vocabulary));
+    if (token == config_.image_token) ++image_tokens;
+  }
+  if (image_tokens * static_cast<size_t>(config_.text.hidden) != request.visual.size())
+    return invalid(fmt::format("{} image tokens, {} visual embeddings", image_tokens,
+                               request.visual.size() / static_cast<size_t>(config_.text.hidden)));
+  return {};
+}
+
+void Decoder::embed(const ForwardRequest& request, float* x) const {
+  const int64_t hidden = config_.text.hidden;
+  const float* visual = request.visual.data();
+  for (const int32_t token : request.tokens) {
+    const bool is_image = token == config_.image_token;
+    const float* const row = is_image ? visual : embedding_.data() + token * hidden;
+    if (is_image) visual += hidden;
+    x = std::copy(row, row + hidden, x);
+  }
+}
+
+Status Decoder::project_qkv(Layer& layer, Buffers& buffers, int64_t token_count,
+                            const Watch& watch) {
+  const TextConfig& text = config_.text;
+  const int64_t q_width = int64_t{text.q_heads} * text.head_dim;
+  const int64_t kv_width = int64_t{text.kv_heads} * text.head_dim;
+  const auto project = [&](int64_t first, int64_t rows) -> Status {
+    rms_norm(buffers.x.data() + first * text.hidden, rows, layer.attention_norm, text.norm_epsilon,
+             buffers.normed.data());
+    VKV_TRY(layer.q.run(buffers.normed.data(), rows, buffers.q.data() + first * q_width));
+    VKV_TRY(layer.k.run(buffers.normed.data(), rows, buffers.k.data() + first * kv_width));
+    return layer.v.run(buffers.normed.data(), rows, buffers.v.data() + first * kv_width);
+  };
+  VKV_TRY(for_chunks(0, token_count, watch, project));
+  buffers.rope.apply(buffers.q.data(), text.q_heads);
+  buffers.rope.apply(buffers.k.data(), text.kv_heads);
+  return {};
+}
+
+Status Decoder::attend(Cache& cache, int layer, const ForwardRequest& request,
+                       Buffers& buffers) const {
+  const int token_count = static_cast<int>(request.tokens.size());
+  VKV_TRY(cache.append(layer, {.sequence = request.sequence,
+                               .token_count = token_count,
+                               .k = buffers.k.data(),
+                               .v = buffers.v.data(),
+                               .roles = request.roles}));
+  const AttendRequest attend_request = {.sequence = request.sequence,
+                                        .q_len = token_count,
+                                        .q = buffers.q.data(),
+                                        .out = buffers.attended.data(),
+                                        .ends_window = request.ends_window};
+  return cache.attend(layer, {&attend_request, 1});
+}
+
+// Output projection and MLP of the tokens [first, token_count).
+Status Decoder::finish_layer(Layer& layer, Buffers& buffers, int64_t first, int64_t token_count,
+                             const Watch& watch) {
+  const TextConfig& text = config_.text;
+  const int64_t q_width = int64_t{text.q_heads} * text.head_dim;
+  return for_chunks(first, token_count, watch, [&](int64_t begin, int64_t rows) -> Status {
+    float* const x = buffers.x.data() + begin * text.hidden;
+    VKV_TRY(layer.o.run_add(buffers.attended.data() + begin * q_width, rows, x));
+    rms_norm(x, rows, layer.mlp_norm, text.norm_epsilon, buffers.normed.data());
+    VKV_TRY(layer.gate.run(buffers.normed.data(), rows, buffers.gate.data()));
+    VKV_TRY(layer.up.run(buffers.normed.data(), rows, buffers.up.data()));
+    multiply(buffers.gate.data(), buffers.up.data(), rows * text.intermediate);
+    return layer.down.run_add(buffers.gate.data(), rows, x);
+  });
+}
+
+Result<std::vector<float>> Decoder::logits(const float* x, int64_t row_count) {
+  if (row_count == 0) return std::vector<float>();
+  std::vector<float> normed(values(row_count, config_.text.hidden));
+  std::vector<float> result(values(row_count, config_.text.vocabulary));
+  rms_norm(x, row_count, final_norm_, config_.text.norm_epsilon, normed.data());
+  VKV_TRY(head_.run(normed.data(), row_count, result.data()));
+  return result;
+}
+
+Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& request,
+                                            const Watch& watch) {
+  VKV_TRY(check(request));
+  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  const int64_t first_logit = token_count - request.logit_count;
+  Buffers buffers(config_.text, request.position, token_count);
+  embed(request, buffers.x.data());
+
+  const auto total = static_cast<uint64_t>(token_count) * layers_.size();
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    VKV_TRY(project_qkv(layers_[index], buffers, token_count, watch));
+    VKV_TRY(attend(cache, static_cast<int>(index), request, buffers));
+    // Past the last layer only the tokens whose logits are asked for go on.
+    const bool is_last = index + 1 == layers_.size();
+    VKV_TRY(finish_layer(layers_[index], buffers, is_last ? first_logit : 0, token_count, watch));
+    watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
+  }
+  return logits(buffers.x.data() + first_logit * config_.text.hidden, request.logit_count);
+}
+
+}  // namespace vkv

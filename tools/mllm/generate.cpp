@@ -1,0 +1,246 @@
+// generate.cpp: questions about pictures and video in, answers out.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/generate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace vkv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A sequence that is erased when it goes out of scope, unless it was kept.
+class SequenceOwner {
+ public:
+  SequenceOwner(Cache* cache, SequenceId sequence) : cache_(cache), sequence_(sequence) {}
+  SequenceOwner(const SequenceOwner&) = delete;
+  SequenceOwner& operator=(const SequenceOwner&) = delete;
+  // The answer's own error is the one to report, so that of erase is passed over.
+  ~SequenceOwner() {
+    if (cache_ != nullptr) (void)cache_->erase(sequence_);
+  }
+
+  SequenceId id() const { return sequence_; }
+  SequenceId keep() {
+    cache_ = nullptr;
+    return sequence_;
+  }
+  Status erase() { return std::exchange(cache_, nullptr)->erase(sequence_); }
+
+ private:
+  Cache* cache_;
+  SequenceId sequence_;
+};
+
+std::array<uint64_t, kRoleCount> count_roles(std::span<const Role> roles) {
+  std::array<uint64_t, kRoleCount> counts{};
+  for (const Role role : roles) ++counts[static_cast<size_t>(role)];
+  return counts;
+}
+
+}  // namespace
+
+std::string_view name(FinishReason reason) {
+  return reason == FinishReason::kEos ? "eos" : "length";
+}
+
+Generator::Generator(Model* model, const Tokenizer* tokenizer, Cache* cache,
+                     const GeneratorOptions& options, Prompt prompt)
+    : model_(model),
+      tokenizer_(tokenizer),
+      cache_(cache),
+      options_(options),
+      prompt_(std::move(prompt)) {}
+
+Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cache* cache,
+                                  const GeneratorOptions& options) {
+  const ModelConfig& config = model->config();
+  if (!(cache->options().shape == config.kv_shape()) ||
+      cache->options().element != ElementType::kF32)
+    return Status(
+        Code::kInvalidArgument,
+        "the cache was opened for another model: its shape must be Model::kv_shape(), its "
+        "element kF32");
+  if (tokenizer->id_max() >= config.text.vocabulary)
+    return Status(
+        Code::kInvalidArgument,
+        fmt::format("tokenizer.json has token {}, the model's vocabulary only {}: they are "
+                    "of different checkpoints",
+                    tokenizer->id_max(), config.text.vocabulary));
+  if (options.window_tokens_max < 1)
+    return Status(Code::kInvalidArgument, "window_tokens_max is less than 1");
+  VKV_TRY_ASSIGN(prompt, Prompt::make(tokenizer, options.style, config.image_token,
+                                      config.tokens_per_image()));
+  return Generator(model, tokenizer, cache, options, std::move(prompt));
+}
+
+Result<Media> Generator::encode_media(std::span<const std::vector<float>> images,
+                                      const Watch& watch) {
+  const Clock::time_point start = Clock::now();
+  VKV_TRY_ASSIGN(embeddings, model_->encode_images(images, watch));
+  return Media{.image_count = static_cast<int>(images.size()),
+               .embeddings = std::move(embeddings),
+               .encode_seconds = seconds_since(start)};
+}
+
+Status Generator::check_length(int64_t prompt_tokens) const {
+  const int positions_max = model_->config().text.positions_max;
+  if (prompt_tokens < positions_max) return {};
+  return {
+      Code::kInvalidArgument,
+      fmt::format("the prompt has {} tokens, the model's positions are {}: ask with fewer images "
+                  "or frames ({} tokens each) or a shorter question",
+                  prompt_tokens, positions_max, model_->config().tokens_per_image())};
+}
+
+Result<std::vector<float>> Generator::prefill(SequenceId sequence, int64_t position,
+                                              const PromptTokens& prompt,
+                                              std::span<const float> visual, const Watch& watch) {
+  const auto token_count = prompt.tokens.size();
+  const auto layers = static_cast<uint64_t>(model_->config().text.layers);
+  const auto hidden = static_cast<size_t>(model_->config().text.hidden);
+  const std::span<const int32_t> tokens = prompt.tokens;
+  const std::span<const Role> roles = prompt.roles;
+  std::vector<float> logits;
+  for (size_t first = 0; first < token_count;) {
+    const size_t count =
+        std::min(token_count - first, static_cast<size_t>(options_.window_tokens_max));
+    const auto visual_count = static_cast<size_t>(std::count(
+        tokens.begin() + static_cast<int64_t>(first),
+        tokens.begin() + static_cast<int64_t>(first + count), model_->config().image_token));
+    const Watch window_watch = {
+        .progress = [&](uint64_t done,
+                        uint64_t) { watch.report(first * layers + done, token_count * layers); },
+        .cancel = watch.cancel};
+    VKV_TRY_ASSIGN(result, model_->forward(*cache_,
+                                           {.sequence = sequence,
+                                            .position = position + static_cast<int64_t>(first),
+                                            .tokens = tokens.subspan(first, count),
+                                            .roles = roles.subspan(first, count),
+                                            .visual = visual.first(visual_count * hidden),
+                                            .logit_count = first + count == token_count ? 1 : 0,
+                                            .ends_window = true},
+                                           window_watch));
+    visual = visual.subspan(visual_count * hidden);
+    first += count;
+    logits = std::move(result);
+  }
+  return logits;
+}
+
+Result<Answer> Generator::answer(const Question& question, const Media& media) {
+  const Clock::time_point start = Clock::now();
+  VKV_TRY(validate(question.sampling));
+  const bool with_media = media.image_count > 0;
+  VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
+  PromptTokens prompt;
+  if (with_media) {
+    VKV_TRY_ASSIGN(head, prompt_.media(media.image_count));
+    prompt = std::move(head);
+  }
+  prompt.tokens.insert(prompt.tokens.end(), tail.tokens.begin(), tail.tokens.end());
+  prompt.roles.insert(prompt.roles.end(), tail.roles.begin(), tail.roles.end());
+  const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
+  VKV_TRY(check_length(prompt_tokens));
+
+  VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
+  SequenceOwner owner(cache_, sequence);
+  VKV_TRY_ASSIGN(logits, prefill(sequence, 0, prompt, media.embeddings, question.watch));
+  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, start));
+  answer.prompt_tokens = count_roles(prompt.roles);
+  VKV_TRY(owner.erase());
+  return std::move(answer);
+}
+
+Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
+  const Clock::time_point start = Clock::now();
+  if (media.image_count < 1)
+    return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
+  VKV_TRY_ASSIGN(prompt, prompt_.media(media.image_count));
+  VKV_TRY(check_length(static_cast<int64_t>(prompt.tokens.size())));
+  VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
+  SequenceOwner owner(cache_, sequence);
+  VKV_TRY(prefill(sequence, 0, prompt, media.embeddings, watch).status());
+  return MediaPrefix{.sequence = owner.keep(),
+                     .image_count = media.image_count,
+                     .token_count = static_cast<int64_t>(prompt.tokens.size()),
+                     .role_tokens = count_roles(prompt.roles),
+                     .prefill_seconds = seconds_since(start)};
+}
+
+Result<Answer> Generator::answer(const Question& question, const MediaPrefix& prefix) {
+  const Clock::time_point start = Clock::now();
+  VKV_TRY(validate(question.sampling));
+  VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
+  const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
+  VKV_TRY(check_length(prompt_tokens));
+
+  VKV_TRY_ASSIGN(sequence, cache_->fork(prefix.sequence));
+  SequenceOwner owner(cache_, sequence);
+  VKV_TRY_ASSIGN(logits, prefill(sequence, prefix.token_count, prompt, {}, question.watch));
+  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, start));
+  answer.prompt_tokens = count_roles(prompt.roles);
+  for (size_t role = 0; role < kRoleCount; ++role)
+    answer.prompt_tokens[role] += prefix.role_tokens[role];
+  VKV_TRY(owner.erase());
+  return std::move(answer);
+}
+
+Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(prefix.sequence); }
+
+Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vector<float> logits,
+                                 const Question& question, Clock::time_point start) {
+  const ModelConfig& config = model_->config();
+  // The last new token needs no position: it is never fed back.
+  const int64_t new_tokens_max =
+      std::min<int64_t>(question.sampling.max_new_tokens, config.text.positions_max - position + 1);
+  Answer answer{.finish = FinishReason::kLength};
+  Sampler sampler(question.sampling);
+  TextStream stream(tokenizer_);
+  const auto emit = [&](const std::string& piece) {
+    answer.text += piece;
+    if (question.on_text && !piece.empty()) question.on_text(piece);
+  };
+  Clock::time_point first_token;
+  int64_t sampled = 0;  // with an end token
+  while (true) {
+    const int32_t token = sampler.next(logits);
+    if (sampled++ == 0) {
+      first_token = Clock::now();
+      answer.ttft_seconds = std::chrono::duration<double>(first_token - start).count();
+    }
+    if (std::find(config.eos_tokens.begin(), config.eos_tokens.end(), token) !=
+        config.eos_tokens.end()) {
+      answer.finish = FinishReason::kEos;
+      break;
+    }
+    answer.tokens.push_back(token);
+    emit(stream.push(token));
+    if (sampled == new_tokens_max) break;
+
+    VKV_TRY(question.watch.check());
+    const Role role = tokenizer_->is_special(token) ? Role::kControl : Role::kText;
+    VKV_TRY_ASSIGN(next, model_->forward(*cache_,
+                                         {.sequence = sequence,
+                                          .position = position++,
+                                          .tokens = {&token, 1},
+                                          .roles = {&role, 1}},
+                                         {.cancel = question.watch.cancel}));
+    logits = std::move(next);
+  }
+  emit(stream.finish());
+  if (sampled > 1)
+    answer.tpot_seconds = seconds_since(first_token) / static_cast<double>(sampled - 1);
+  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));
+  answer.stats = stats;
+  return answer;
+}
+
+}  // namespace vkv

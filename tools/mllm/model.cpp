@@ -1,0 +1,57 @@
+// model.cpp: a LLaVA checkpoint that runs: pixels -> visual tokens, tokens -> logits.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/model.h"
+
+#include <tbb/task_arena.h>
+
+#include <optional>
+
+#include "tools/mllm/decoder.h"
+#include "tools/mllm/safetensors.h"
+#include "tools/mllm/vision.h"
+
+namespace vkv {
+
+struct Model::Parts {
+  explicit Parts(const ModelOptions& options)
+      : arena(options.threads > 0 ? options.threads : tbb::task_arena::automatic) {}
+
+  tbb::task_arena arena;
+  ModelConfig config;
+  std::optional<VisionTower> vision;
+  std::optional<Decoder> decoder;
+};
+
+Model::Model(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Model::~Model() = default;
+
+Result<std::unique_ptr<Model>> Model::load(const std::string& folder, const ModelOptions& options) {
+  auto parts = std::make_unique<Parts>(options);
+  VKV_TRY_ASSIGN(config, load_model_config(folder));
+  VKV_TRY_ASSIGN(weights, Weights::open(folder));
+  parts->config = config;
+  VKV_TRY(parts->arena.execute([&]() -> Status {
+    VKV_TRY_ASSIGN(vision, VisionTower::load(config, weights));
+    VKV_TRY_ASSIGN(decoder, Decoder::load(config, weights));
+    parts->vision.emplace(std::move(vision));
+    parts->decoder.emplace(std::move(decoder));
+    return {};
+  }));
+  return std::unique_ptr<Model>(new Model(std::move(parts)));
+}
+
+const ModelConfig& Model::config() const { return parts_->config; }
+
+uint64_t Model::weight_bytes() const { return parts_->vision->bytes() + parts_->decoder->bytes(); }
+
+Result<std::vector<float>> Model::encode_images(std::span<const std::vector<float>> images,
+                                                const Watch& watch) {
+  return parts_->arena.execute([&] { return parts_->vision->encode(images, watch); });
+}
+
+Result<std::vector<float>> Model::forward(Cache& cache, const ForwardRequest& request,
+                                          const Watch& watch) {
+  return parts_->arena.execute([&] { return parts_->decoder->forward(cache, request, watch); });
+}
+
+}  // namespace vkv

@@ -1,0 +1,108 @@
+// prompt.cpp: how a question and its media become tokens with roles.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/prompt.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+namespace vkv {
+namespace {
+
+constexpr std::string_view kQuestionMark = "{question}";
+constexpr char kImStart[] = "<|im_start|>";
+constexpr char kImEnd[] = "<|im_end|>";
+
+bool is_blank(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; });
+}
+
+}  // namespace
+
+Result<PromptStyle> prompt_style(std::string_view name) {
+  if (name == "auto") return PromptStyle::kAuto;
+  if (name == "question") return PromptStyle::kQuestion;
+  if (name == "llava-qwen") return PromptStyle::kLlavaQwen;
+  if (name == "plain") return PromptStyle::kPlain;
+  return Status(
+      Code::kInvalidArgument,
+      fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen and plain", name));
+}
+
+Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
+                            int tokens_per_image) {
+  if (style == PromptStyle::kAuto)
+    style = tokenizer->find(kImStart) ? PromptStyle::kLlavaQwen : PromptStyle::kQuestion;
+  Prompt prompt;
+  prompt.tokenizer_ = tokenizer;
+  prompt.image_token_ = image_token;
+  prompt.tokens_per_image_ = tokens_per_image;
+  switch (style) {
+    case PromptStyle::kAuto:
+    case PromptStyle::kQuestion:
+      prompt.start_ = {{true, "<s>"}};
+      prompt.question_with_media_ = {{false, "\nQuestion: {question} Answer:"}};
+      prompt.question_alone_ = {{true, "<s>"}, {false, "Question: {question} Answer:"}};
+      break;
+    case PromptStyle::kLlavaQwen:
+      prompt.start_ = {{true, kImStart}, {false, "user "}};
+      prompt.question_with_media_ = {
+          {false, "\n{question}"}, {true, kImEnd}, {true, kImStart}, {false, "assistant\n"}};
+      prompt.question_alone_ = prompt.question_with_media_;
+      prompt.question_alone_[0].text = "user \n{question}";
+      prompt.question_alone_.insert(prompt.question_alone_.begin(), {true, kImStart});
+      break;
+    case PromptStyle::kPlain:
+      prompt.question_with_media_ = {{false, "{question}"}};
+      prompt.question_alone_ = prompt.question_with_media_;
+      break;
+  }
+  for (const auto* parts : {&prompt.start_, &prompt.question_with_media_})
+    for (const Part& part : *parts)
+      if (part.special && !tokenizer->find(part.text))
+        return Status(Code::kInvalidArgument,
+                      fmt::format("the tokenizer has no {}, which the prompt style needs; choose "
+                                  "another style",
+                                  part.text));
+  return prompt;
+}
+
+Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
+                      PromptTokens& target) const {
+  for (const Part& part : parts) {
+    if (part.special) {
+      target.tokens.push_back(*tokenizer_->find(part.text));
+      target.roles.push_back(Role::kControl);
+      continue;
+    }
+    std::string text = part.text;
+    if (const size_t at = text.find(kQuestionMark); at != std::string::npos)
+      text.replace(at, kQuestionMark.size(), question);
+    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain));
+    target.tokens.insert(target.tokens.end(), tokens.begin(), tokens.end());
+    target.roles.resize(target.tokens.size(), Role::kText);
+  }
+  return {};
+}
+
+Result<PromptTokens> Prompt::media(int image_count) const {
+  PromptTokens prompt;
+  VKV_TRY(append(start_, {}, prompt));
+  const size_t image_tokens =
+      static_cast<size_t>(image_count) * static_cast<size_t>(tokens_per_image_);
+  prompt.tokens.resize(prompt.tokens.size() + image_tokens, image_token_);
+  prompt.roles.resize(prompt.tokens.size(), Role::kVisual);
+  return prompt;
+}
+
+Result<PromptTokens> Prompt::question(std::string_view text, bool with_media) const {
+  if (is_blank(text))
+    return Status(Code::kInvalidArgument, "the question is empty: give it some words");
+  PromptTokens prompt;
+  VKV_TRY(append(with_media ? question_with_media_ : question_alone_, text, prompt));
+  return prompt;
+}
+
+}  // namespace vkv

@@ -1,0 +1,228 @@
+// tokenizer.cpp: byte-level BPE as a Hugging Face tokenizer.json describes it.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/tokenizer.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+#include "tools/mllm/bpe.h"
+#include "tools/mllm/mapped_file.h"
+#include "tools/mllm/text_splitter.h"
+#include "tools/mllm/tokenizer_file.h"
+#include "tools/mllm/utf8.h"
+
+namespace vkv {
+namespace {
+
+constexpr size_t kTokenizerBytesMax = size_t{256} << 20;
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
+
+// Appends the whole characters of `bytes`, broken ones as U+FFFD, and returns how many bytes are
+// done. An unfinished character at the end is left, unless `at_end`.
+size_t append_characters(std::string_view bytes, bool at_end, std::string& target) {
+  size_t at = 0;
+  while (at < bytes.size()) {
+    const Utf8Step step = utf8_step(bytes.substr(at));
+    if (step.incomplete && !at_end) break;
+    target += step.valid ? bytes.substr(at, step.byte_count) : kReplacement;
+    at += step.byte_count;
+  }
+  return at;
+}
+
+struct AddedMatch {
+  size_t begin = 0;
+  size_t end = 0;
+  int32_t id = -1;
+};
+
+// Added tokens by first byte, longest first: the leftmost, then longest match wins.
+class AddedMatcher {
+ public:
+  void add(const std::string& content, int32_t id) {
+    auto& bucket = buckets_[static_cast<uint8_t>(content[0])];
+    bucket.emplace_back(content, id);
+    std::stable_sort(bucket.begin(), bucket.end(),
+                     [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+  }
+
+  std::optional<AddedMatch> find(std::string_view text, size_t from) const {
+    for (size_t at = from; at < text.size(); ++at)
+      for (const auto& [content, id] : buckets_[static_cast<uint8_t>(text[at])])
+        if (text.substr(at, content.size()) == content)
+          return AddedMatch{at, at + content.size(), id};
+    return std::nullopt;
+  }
+
+ private:
+  std::array<std::vector<std::pair<std::string, int32_t>>, 256> buckets_;
+};
+
+}  // namespace
+
+struct Tokenizer::Parts {
+  TokenizerFile file;
+  BytePairEncoder encoder;
+  AddedMatcher raw_added;                          // looked for before normalisation
+  AddedMatcher normalised_added;                   // and after it
+  std::unordered_map<int32_t, std::string> bytes;  // of every token but special ones
+  std::unordered_map<int32_t, bool> special;       // added token -> is special
+  int32_t id_max = 0;
+
+  Status encode_text(std::string_view text, bool parse_added, std::vector<int32_t>& target) const;
+  Status encode_pieces(std::string_view text, std::vector<int32_t>& target) const;
+};
+
+// Text without raw added tokens.
+Status Tokenizer::Parts::encode_text(std::string_view text, bool parse_added,
+                                     std::vector<int32_t>& target) const {
+  VKV_TRY_ASSIGN(normal, normalise(text, file.normal_form));
+  size_t done = 0;
+  while (parse_added) {
+    const auto match = normalised_added.find(normal, done);
+    if (!match) break;
+    VKV_TRY(encode_pieces(std::string_view(normal).substr(done, match->begin - done), target));
+    target.push_back(match->id);
+    done = match->end;
+  }
+  return encode_pieces(std::string_view(normal).substr(done), target);
+}
+
+// Normalised text without added tokens.
+Status Tokenizer::Parts::encode_pieces(std::string_view text, std::vector<int32_t>& target) const {
+  if (text.empty()) return {};
+  // Pieces own their bytes only where a prefix space was put before them.
+  std::vector<std::string> pieces = {std::string(text)};
+  for (const SplitStep& step : file.split_steps) {
+    std::vector<std::string> next;
+    for (std::string& piece : pieces) {
+      if (step.add_prefix_space && piece[0] != ' ') piece.insert(piece.begin(), ' ');
+      if (!step.splitter) {
+        next.push_back(std::move(piece));
+        continue;
+      }
+      VKV_TRY_ASSIGN(parts, step.splitter->split(piece));
+      next.insert(next.end(), parts.begin(), parts.end());
+    }
+    pieces = std::move(next);
+  }
+  for (const std::string& piece : pieces) {
+    if (file.ignore_merges) {
+      const auto whole = file.whole_tokens.find(piece);
+      if (whole != file.whole_tokens.end()) {
+        target.push_back(whole->second);
+        continue;
+      }
+    }
+    encoder.encode(piece, target);
+  }
+  return {};
+}
+
+Result<Tokenizer> Tokenizer::load(const std::string& folder) {
+  const std::string path = folder + "/tokenizer.json";
+  auto text = read_text_file(path, kTokenizerBytesMax);
+  if (!text.ok() && text.status().code() == Code::kNotFound)
+    return Status(Code::kNotFound,
+                  folder +
+                      ": no tokenizer.json; other tokenizer files are not read: save the "
+                      "tokenizer as a fast tokenizer");
+  if (!text.ok()) return text.status();
+  auto tokenizer = parse(text.value());
+  if (!tokenizer.ok())
+    return Status(tokenizer.status().code(), folder + "/" + tokenizer.status().message());
+  return tokenizer;
+}
+
+Result<Tokenizer> Tokenizer::parse(std::string_view json) {
+  VKV_TRY_ASSIGN(file, parse_tokenizer_file(json));
+  auto encoder = BytePairEncoder::make(file.vocabulary, file.merges);
+  if (!encoder.ok())
+    return Status(encoder.status().code(), "tokenizer.json: " + encoder.status().message());
+
+  auto parts = std::make_unique<Parts>(
+      Parts{.file = std::move(file), .encoder = std::move(encoder.value())});
+  for (const auto& [printable, id] : parts->file.vocabulary) {
+    // A token with other characters is its own text: it was added, not merged.
+    parts->bytes[id] = bytes_of_printable(printable).value_or(printable);
+    parts->id_max = std::max(parts->id_max, id);
+  }
+  for (const AddedToken& added : parts->file.added) {
+    parts->special[added.id] = added.special;
+    parts->id_max = std::max(parts->id_max, added.id);
+    parts->bytes[added.id] = added.special ? "" : added.content;
+    if (!added.normalised) {
+      parts->raw_added.add(added.content, added.id);
+      continue;
+    }
+    VKV_TRY_ASSIGN(content, normalise(added.content, parts->file.normal_form));
+    if (!content.empty()) parts->normalised_added.add(content, added.id);
+  }
+  return Tokenizer(std::move(parts));
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<const Parts> parts) : parts_(std::move(parts)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, AddedTokens added) const {
+  VKV_TRY(check_utf8(text));
+  const bool parse_added = added == AddedTokens::kParse;
+  std::vector<int32_t> tokens;
+  size_t done = 0;
+  while (parse_added) {
+    const auto match = parts_->raw_added.find(text, done);
+    if (!match) break;
+    VKV_TRY(parts_->encode_text(text.substr(done, match->begin - done), true, tokens));
+    tokens.push_back(match->id);
+    done = match->end;
+  }
+  VKV_TRY(parts_->encode_text(text.substr(done), parse_added, tokens));
+  return tokens;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> tokens) const {
+  std::string bytes;
+  for (const int32_t token : tokens) bytes += token_bytes(token);
+  std::string text;
+  append_characters(bytes, true, text);
+  return text;
+}
+
+std::string_view Tokenizer::token_bytes(int32_t token) const {
+  const auto found = parts_->bytes.find(token);
+  return found == parts_->bytes.end() ? std::string_view() : std::string_view(found->second);
+}
+
+std::optional<int32_t> Tokenizer::find(std::string_view token) const {
+  for (const AddedToken& added : parts_->file.added)
+    if (added.content == token) return added.id;
+  const auto found = parts_->file.vocabulary.find(std::string(token));
+  if (found == parts_->file.vocabulary.end()) return std::nullopt;
+  return found->second;
+}
+
+bool Tokenizer::is_special(int32_t token) const {
+  const auto found = parts_->special.find(token);
+  return found != parts_->special.end() && found->second;
+}
+
+int32_t Tokenizer::id_max() const { return parts_->id_max; }
+
+std::string TextStream::push(int32_t token) {
+  pending_ += tokenizer_->token_bytes(token);
+  std::string text;
+  pending_.erase(0, append_characters(pending_, false, text));
+  return text;
+}
+
+std::string TextStream::finish() {
+  std::string text;
+  append_characters(pending_, true, text);
+  pending_.clear();
+  return text;
+}
+
+}  // namespace vkv

@@ -1,0 +1,47 @@
+// tokenizer_file.h: the parts of tokenizer.json, checked.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "tools/mllm/text_splitter.h"
+#include "tools/mllm/utf8.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+struct AddedToken {
+  std::string content;
+  int32_t id = 0;
+  bool special = false;     // left out of decoded text
+  bool normalised = false;  // looked for after normalisation, not before
+};
+
+// One pre-tokenizer, applied to every piece of the one before it.
+struct SplitStep {
+  std::optional<TextSplitter> splitter;
+  bool add_prefix_space = false;
+};
+
+struct TokenizerFile {
+  std::vector<AddedToken> added;
+  NormalForm normal_form = NormalForm::kNone;
+  std::vector<SplitStep> split_steps;
+  std::unordered_map<std::string, int32_t> vocabulary;  // printable token -> id
+  std::vector<std::pair<std::string, std::string>> merges;
+  bool ignore_merges = false;  // a piece that is a token as it stands is not merged anew
+  std::unordered_map<std::string, int32_t> whole_tokens;  // bytes -> id, if ignore_merges
+};
+
+// Errors: kDataLoss for broken JSON, fields missing or of another type, and ids given twice;
+// kUnsupported for a model, normalizer, pre-tokenizer, post-processor or decoder without code
+// here, naming it and what there is.
+Result<TokenizerFile> parse_tokenizer_file(std::string_view json);
+
+}  // namespace vkv

@@ -1,0 +1,272 @@
+// vision.cpp: the vision tower (CLIP or SigLIP) and the projector: pixels -> visual tokens.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/vision.h"
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "tools/mllm/ops.h"
+#include "tools/mllm/weight_loader.h"
+
+namespace vkv {
+namespace {
+
+using dnnl::memory;
+
+// Rows of one pass through the tower: enough to fill the matrix units, few enough to stay near the
+// caches (fp32 activations of a 768-wide MLP: 6 MiB).
+constexpr int64_t kPassRows = 2048;
+
+using Strides = memory::dims;
+
+memory strided(const memory::dims& extents, const Strides& strides, float* values) {
+  return {{extents, memory::data_type::f32, strides}, cpu_engine(), values};
+}
+
+}  // namespace
+
+// Activations of one pass of image_count images; rows are image after image.
+struct VisionTower::Buffers {
+  std::vector<float> x;                  // [rows, hidden], the residual stream
+  std::vector<float> normed;             // [rows, hidden]
+  std::vector<float> q, k, v, attended;  // [rows, hidden]
+  std::vector<float> scores;             // [image_count, heads, positions, positions]
+  std::vector<float> wide;               // [rows, intermediate], or the patches' pixels
+};
+
+Result<VisionTower::Layer> VisionTower::load_layer(const VisionConfig& vision,
+                                                   const WeightLoader& loader, int index) {
+  const std::string prefix = fmt::format("encoder.layers.{}.", index);
+  const int hidden = vision.hidden;
+  const auto vector = [&](const char* name) { return loader.floats(prefix + name, {hidden}); };
+  VKV_TRY_ASSIGN(weight1, vector("layer_norm1.weight"));
+  VKV_TRY_ASSIGN(bias1, vector("layer_norm1.bias"));
+  VKV_TRY_ASSIGN(weight2, vector("layer_norm2.weight"));
+  VKV_TRY_ASSIGN(bias2, vector("layer_norm2.bias"));
+
+  const WeightLoader::LinearShape square = {.outputs = hidden, .inputs = hidden, .bias = true};
+  // The softmax scale goes into q: one pass over the scores less.
+  WeightLoader::LinearShape scaled = square;
+  scaled.scale = 1.0f / std::sqrt(static_cast<float>(hidden / vision.heads));
+  VKV_TRY_ASSIGN(q, loader.linear(prefix + "self_attn.q_proj", scaled));
+  VKV_TRY_ASSIGN(k, loader.linear(prefix + "self_attn.k_proj", square));
+  VKV_TRY_ASSIGN(v, loader.linear(prefix + "self_attn.v_proj", square));
+  VKV_TRY_ASSIGN(out, loader.linear(prefix + "self_attn.out_proj", square));
+  VKV_TRY_ASSIGN(up, loader.linear(prefix + "mlp.fc1", {.outputs = vision.intermediate,
+                                                        .inputs = hidden,
+                                                        .bias = true,
+                                                        .activation = vision.activation}));
+  VKV_TRY_ASSIGN(down,
+                 loader.linear(prefix + "mlp.fc2",
+                               {.outputs = hidden, .inputs = vision.intermediate, .bias = true}));
+  return Layer{{std::move(weight1), std::move(bias1)},
+               {std::move(weight2), std::move(bias2)},
+               std::move(q),
+               std::move(k),
+               std::move(v),
+               std::move(out),
+               std::move(up),
+               std::move(down)};
+}
+
+Result<VisionTower> VisionTower::load(const ModelConfig& config, const Weights& weights) {
+  const VisionConfig& vision = config.vision;
+  const int hidden = vision.hidden, text_hidden = config.text.hidden, edge = vision.patch_edge;
+  VKV_TRY_ASSIGN(loader,
+                 WeightLoader::make(&weights, "embeddings.patch_embedding.weight",
+                                    {"vision_tower.vision_model.", "vision_tower.",
+                                     "model.vision_tower.vision_model.", "model.vision_tower."}));
+  VKV_TRY_ASSIGN(projector,
+                 WeightLoader::make(&weights, "linear_1.weight",
+                                    {"multi_modal_projector.", "model.multi_modal_projector."}));
+
+  // A convolution without overlap is a matrix product over the pixels of a patch.
+  VKV_TRY_ASSIGN(kernel,
+                 loader.floats("embeddings.patch_embedding.weight", {hidden, 3, edge, edge}));
+  std::vector<float> kernel_bias;
+  if (vision.kind == VisionKind::kSiglip) {
+    VKV_TRY_ASSIGN(values, loader.floats("embeddings.patch_embedding.bias", {hidden}));
+    kernel_bias = std::move(values);
+  }
+  VKV_TRY_ASSIGN(patch, Linear::make(hidden, 3 * edge * edge, kernel, std::move(kernel_bias),
+                                     Activation::kNone));
+  VKV_TRY_ASSIGN(project_in,
+                 projector.linear("linear_1", {.outputs = text_hidden,
+                                               .inputs = hidden,
+                                               .bias = config.projector_bias,
+                                               .activation = config.projector_activation}));
+  VKV_TRY_ASSIGN(project_out, projector.linear("linear_2", {.outputs = text_hidden,
+                                                            .inputs = text_hidden,
+                                                            .bias = config.projector_bias}));
+  VisionTower tower(config, std::move(patch), std::move(project_in), std::move(project_out));
+
+  VKV_TRY_ASSIGN(positions, loader.floats("embeddings.position_embedding.weight",
+                                          {vision.positions(), hidden}));
+  tower.position_embedding_ = std::move(positions);
+  if (vision.kind == VisionKind::kClip) {
+    VKV_TRY_ASSIGN(class_embedding, loader.floats("embeddings.class_embedding", {hidden}));
+    VKV_TRY_ASSIGN(weight, loader.floats("pre_layrnorm.weight", {hidden}));  // sic, in the files
+    VKV_TRY_ASSIGN(bias, loader.floats("pre_layrnorm.bias", {hidden}));
+    tower.class_embedding_ = std::move(class_embedding);
+    tower.pre_norm_ = {std::move(weight), std::move(bias)};
+  }
+  for (int index = 0; index < config.vision_layers_used; ++index) {
+    VKV_TRY_ASSIGN(layer, load_layer(vision, loader, index));
+    for (const Linear* linear : {&layer.q, &layer.k, &layer.v, &layer.out, &layer.up, &layer.down})
+      tower.bytes_ += linear->bytes();
+    tower.layers_.push_back(std::move(layer));
+  }
+  tower.bytes_ += tower.patch_.bytes() + tower.project_in_.bytes() + tower.project_out_.bytes() +
+                  tower.position_embedding_.size() * sizeof(float);
+  return tower;
+}
+
+void VisionTower::normalise(const Norm& norm, const float* x, int64_t rows, float* y) const {
+  layer_norm(x, rows, norm.weight, norm.bias, config_.vision.norm_epsilon, y);
+}
+
+// Patches, row by row over the picture; then positions, and for CLIP a class token before them.
+Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& buffers) {
+  const VisionConfig& vision = config_.vision;
+  const int64_t edge = vision.patch_edge, grid = vision.grid(), image_edge = vision.image_edge;
+  const int64_t hidden = vision.hidden, patch_values = 3 * edge * edge;
+  const int64_t patches = grid * grid, classes = vision.class_tokens();
+  const auto image_count = static_cast<int64_t>(images.size());
+  buffers.wide.resize(static_cast<size_t>(
+      std::max(image_count * patches * patch_values,
+               image_count * vision.positions() * int64_t{vision.intermediate})));
+
+  tbb::parallel_for(int64_t{0}, image_count * grid, [&](int64_t index) {
+    const int64_t image = index / grid, patch_row = index % grid;
+    const float* const pixels = images[static_cast<size_t>(image)].data();
+    for (int64_t patch_column = 0; patch_column < grid; ++patch_column) {
+      float* target =
+          buffers.wide.data() + ((image * grid + patch_row) * grid + patch_column) * patch_values;
+      for (int64_t channel = 0; channel < 3; ++channel)
+        for (int64_t y = 0; y < edge; ++y) {
+          const float* const source = pixels +
+                                      (channel * image_edge + patch_row * edge + y) * image_edge +
+                                      patch_column * edge;
+          target = std::copy(source, source + edge, target);
+        }
+    }
+  });
+  VKV_TRY(patch_.run(buffers.wide.data(), image_count * patches, buffers.normed.data()));
+
+  tbb::parallel_for(int64_t{0}, image_count, [&](int64_t image) {
+    float* const rows = buffers.x.data() + image * vision.positions() * hidden;
+    std::copy(class_embedding_.begin(), class_embedding_.end(), rows);
+    const float* const embedded = buffers.normed.data() + image * patches * hidden;
+    std::copy(embedded, embedded + patches * hidden, rows + classes * hidden);
+    for (size_t i = 0; i < position_embedding_.size(); ++i) rows[i] += position_embedding_[i];
+  });
+  if (vision.kind == VisionKind::kClip)
+    normalise(pre_norm_, buffers.x.data(), image_count * vision.positions(), buffers.x.data());
+  return {};
+}
+
+// softmax(q k^T) v of every head of every image. q is scaled already.
+Status VisionTower::attend(int64_t image_count, Buffers& buffers) {
+  const int64_t heads = config_.vision.heads, positions = config_.vision.positions();
+  const int64_t hidden = config_.vision.hidden, head_dim = hidden / heads;
+  const Strides rows = {positions * hidden, head_dim, hidden, 1};
+  const Strides columns = {positions * hidden, head_dim, 1, hidden};
+  const Strides square = {heads * positions * positions, positions * positions, positions, 1};
+  try {
+    memory q = strided({image_count, heads, positions, head_dim}, rows, buffers.q.data());
+    memory k = strided({image_count, heads, head_dim, positions}, columns, buffers.k.data());
+    memory v = strided({image_count, heads, positions, head_dim}, rows, buffers.v.data());
+    memory scores =
+        strided({image_count, heads, positions, positions}, square, buffers.scores.data());
+    memory out = strided({image_count, heads, positions, head_dim}, rows, buffers.attended.data());
+    const dnnl::engine& engine = cpu_engine();
+    dnnl::stream stream(engine);
+    dnnl::matmul({engine, q.get_desc(), k.get_desc(), scores.get_desc()})
+        .execute(stream, {{DNNL_ARG_SRC, q}, {DNNL_ARG_WEIGHTS, k}, {DNNL_ARG_DST, scores}});
+    dnnl::softmax_forward({engine, dnnl::prop_kind::forward_inference,
+                           dnnl::algorithm::softmax_accurate, scores.get_desc(), scores.get_desc(),
+                           3})
+        .execute(stream, {{DNNL_ARG_SRC, scores}, {DNNL_ARG_DST, scores}});
+    dnnl::matmul({engine, scores.get_desc(), v.get_desc(), out.get_desc()})
+        .execute(stream, {{DNNL_ARG_SRC, scores}, {DNNL_ARG_WEIGHTS, v}, {DNNL_ARG_DST, out}});
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    return onednn_status("vision attention", error);
+  }
+  return {};
+}
+
+Status VisionTower::run_layer(Layer& layer, int64_t image_count, Buffers& buffers) {
+  const int64_t rows = image_count * config_.vision.positions();
+  float* const x = buffers.x.data();
+  float* const normed = buffers.normed.data();
+  normalise(layer.norm1, x, rows, normed);
+  VKV_TRY(layer.q.run(normed, rows, buffers.q.data()));
+  VKV_TRY(layer.k.run(normed, rows, buffers.k.data()));
+  VKV_TRY(layer.v.run(normed, rows, buffers.v.data()));
+  VKV_TRY(attend(image_count, buffers));
+  VKV_TRY(layer.out.run_add(buffers.attended.data(), rows, x));
+  normalise(layer.norm2, x, rows, normed);
+  VKV_TRY(layer.up.run(normed, rows, buffers.wide.data()));
+  return layer.down.run_add(buffers.wide.data(), rows, x);
+}
+
+// The selected rows of every image through the projector.
+Status VisionTower::project(int64_t image_count, Buffers& buffers, float* target) {
+  const int64_t hidden = config_.vision.hidden, positions = config_.vision.positions();
+  const int64_t kept = config_.tokens_per_image();
+  for (int64_t image = 0; image < image_count; ++image) {
+    const float* const end = buffers.x.data() + (image + 1) * positions * hidden;
+    std::copy(end - kept * hidden, end, buffers.normed.data() + image * kept * hidden);
+  }
+  const int64_t rows = image_count * kept;
+  std::vector<float> middle(static_cast<size_t>(rows * config_.text.hidden));
+  VKV_TRY(project_in_.run(buffers.normed.data(), rows, middle.data()));
+  return project_out_.run(middle.data(), rows, target);
+}
+
+Result<std::vector<float>> VisionTower::encode(std::span<const std::vector<float>> images,
+                                               const Watch& watch) {
+  const VisionConfig& vision = config_.vision;
+  const auto pixel_count = size_t{3} * static_cast<size_t>(vision.image_edge * vision.image_edge);
+  for (size_t i = 0; i < images.size(); ++i)
+    if (images[i].size() != pixel_count)
+      return Status(Code::kInvalidArgument,
+                    fmt::format("image {} has {} values; the vision tower takes 3 x {} x {}", i,
+                                images[i].size(), vision.image_edge, vision.image_edge));
+
+  const auto image_values =
+      static_cast<size_t>(config_.tokens_per_image()) * static_cast<size_t>(config_.text.hidden);
+  std::vector<float> embeddings(images.size() * image_values);
+  const int64_t positions = vision.positions();
+  const size_t pass_images = std::min<size_t>(
+      images.size(), static_cast<size_t>(std::max<int64_t>(1, kPassRows / positions)));
+  Buffers buffers;
+  const size_t stream_values = pass_images * static_cast<size_t>(positions * vision.hidden);
+  for (auto* values :
+       {&buffers.x, &buffers.normed, &buffers.q, &buffers.k, &buffers.v, &buffers.attended})
+    values->resize(stream_values);
+  buffers.scores.resize(pass_images * static_cast<size_t>(vision.heads * positions * positions));
+
+  const uint64_t steps = layers_.size() + 1;  // an image: patches and layers
+  const uint64_t total = images.size() * steps;
+  for (size_t first = 0; first < images.size(); first += pass_images) {
+    const auto pass = images.subspan(first, std::min(pass_images, images.size() - first));
+    const auto image_count = static_cast<int64_t>(pass.size());
+    VKV_TRY(watch.check());
+    VKV_TRY(embed(pass, buffers));
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      VKV_TRY(watch.check());
+      VKV_TRY(run_layer(layers_[layer], image_count, buffers));
+      watch.report(first * steps + pass.size() * (layer + 1), total);
+    }
+    VKV_TRY(project(image_count, buffers, embeddings.data() + first * image_values));
+    watch.report((first + pass.size()) * steps, total);
+  }
+  return embeddings;
+}
+
+}  // namespace vkv

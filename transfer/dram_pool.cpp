@@ -1,0 +1,160 @@
+// dram_pool.cpp: anonymous memory under a hard budget, with a small stock of freed pieces.
+// SPDX-License-Identifier: Apache-2.0
+#include "transfer/dram_pool.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "runtime/base/block_format.h"
+
+namespace vkv {
+namespace {
+
+constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
+
+// More than any machine has: no budget is larger, so that sums do not wrap.
+constexpr uint64_t kBudgetBytesMax = uint64_t{1} << 62;
+
+// Freed pieces kept for the next allocation of the same size, so that the staging buffers of reads
+// do not fault their pages in anew each time (a fifth of a 1 MiB read, measured). Small: what the
+// pool keeps, the rest of the machine cannot use.
+constexpr uint64_t kStockBytesMax = uint64_t{32} << 20;
+
+std::string in_bytes(uint64_t byte_count) { return std::to_string(byte_count) + " bytes"; }
+
+void unmap(std::byte* data, uint64_t byte_count) { VKV_CHECK(munmap(data, byte_count) == 0); }
+
+}  // namespace
+
+// Invariant: used_bytes + stock_bytes <= bytes_max, so that the stock never breaks the budget.
+struct DramPool::State {
+  const uint64_t bytes_max;
+
+  mutable std::mutex mutex;
+  uint64_t used_bytes = 0;  // buffers and charges
+  uint64_t buffer_bytes = 0;
+  uint64_t peak_bytes = 0;
+  uint64_t stock_bytes = 0;
+  std::map<uint64_t, std::vector<std::byte*>> stock;  // by size in bytes
+
+  // Counts byte_count as used and makes room for it among the stock. Lock held.
+  Status take(uint64_t byte_count, std::string_view purpose) {
+    if (byte_count > bytes_max - used_bytes) {
+      return {Code::kOutOfMemory, "dram tier: " + in_bytes(byte_count) + " asked for " +
+                                      std::string(purpose) + ", " + in_bytes(used_bytes) +
+                                      " in use, the budget is " + in_bytes(bytes_max) +
+                                      "; raise the DRAM budget or use less"};
+    }
+    used_bytes += byte_count;
+    peak_bytes = std::max(peak_bytes, used_bytes);
+    trim_stock(bytes_max - used_bytes);
+    return {};
+  }
+
+  // Gives stock back to the system, the largest pieces first. Lock held.
+  void trim_stock(uint64_t stock_bytes_max) {
+    while (stock_bytes > stock_bytes_max) {
+      const auto largest = std::prev(stock.end());
+      unmap(largest->second.back(), largest->first);
+      stock_bytes -= largest->first;
+      largest->second.pop_back();
+      if (largest->second.empty()) stock.erase(largest);
+    }
+  }
+
+  // A stocked piece of exactly this size, or nullptr. Lock held.
+  std::byte* take_from_stock(uint64_t byte_count) {
+    const auto found = stock.find(byte_count);
+    if (found == stock.end()) return nullptr;
+    std::byte* const data = found->second.back();
+    found->second.pop_back();
+    if (found->second.empty()) stock.erase(found);
+    stock_bytes -= byte_count;
+    return data;
+  }
+};
+
+DramBuffer::~DramBuffer() {
+  if (pool_ != nullptr) pool_->release(bytes_);
+}
+
+DramPool::DramPool(uint64_t bytes_max)
+    : state_(new State{.bytes_max = std::min(bytes_max, kBudgetBytesMax)}) {}
+
+DramPool::~DramPool() {
+  VKV_CHECK(state_->buffer_bytes == 0);  // a buffer outlived its pool
+  state_->trim_stock(0);
+}
+
+Result<DramBuffer> DramPool::allocate(uint64_t byte_count, std::string_view purpose) {
+  if (byte_count == 0) {
+    return Status(Code::kInvalidArgument, "dram tier: 0 bytes asked for " + std::string(purpose));
+  }
+  if (byte_count <= state_->bytes_max) byte_count = round_up_bytes(byte_count, kExtentAlignment);
+
+  // Under the lock too: mmap only writes down the mapping, the pages come with the first touch.
+  const std::lock_guard lock(state_->mutex);
+  std::byte* data = state_->take_from_stock(byte_count);
+  // Cannot fail where there was a piece in stock: the budget had counted it.
+  if (Status status = state_->take(byte_count, purpose); !status.ok()) return status;
+  if (data == nullptr) {
+    void* const mapped =
+        mmap(nullptr, byte_count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
+      const int error = errno;
+      state_->used_bytes -= byte_count;
+      return Status(Code::kOutOfMemory,
+                    "dram tier: the system refuses " + in_bytes(byte_count) + " asked for " +
+                        std::string(purpose) + " (mmap: " + std::system_category().message(error) +
+                        "), though the budget allows them; lower the DRAM budget");
+    }
+    data = static_cast<std::byte*>(mapped);
+    // Only advice: where huge pages are switched off, small ones do.
+    if (byte_count >= kHugePageBytes) (void)madvise(data, byte_count, MADV_HUGEPAGE);
+  }
+  state_->buffer_bytes += byte_count;
+  return DramBuffer(this, {data, byte_count});
+}
+
+Status DramPool::charge(uint64_t byte_count, std::string_view purpose) {
+  const std::lock_guard lock(state_->mutex);
+  return state_->take(byte_count, purpose);
+}
+
+void DramPool::discharge(uint64_t byte_count) {
+  const std::lock_guard lock(state_->mutex);
+  VKV_CHECK(byte_count <= state_->used_bytes - state_->buffer_bytes);
+  state_->used_bytes -= byte_count;
+}
+
+void DramPool::release(std::span<std::byte> bytes) {
+  const std::lock_guard lock(state_->mutex);
+  state_->used_bytes -= bytes.size();
+  state_->buffer_bytes -= bytes.size();
+  if (bytes.size() > kStockBytesMax) return unmap(bytes.data(), bytes.size());
+  state_->stock[bytes.size()].push_back(bytes.data());
+  state_->stock_bytes += bytes.size();
+  state_->trim_stock(std::min(kStockBytesMax, state_->bytes_max - state_->used_bytes));
+}
+
+uint64_t DramPool::bytes_used() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->used_bytes;
+}
+
+uint64_t DramPool::bytes_peak() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->peak_bytes;
+}
+
+uint64_t DramPool::bytes_max() const { return state_->bytes_max; }
+
+}  // namespace vkv
