@@ -24,8 +24,8 @@ constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 constexpr uint64_t kBudgetBytesMax = uint64_t{1} << 62;
 
 // Freed pieces kept for the next allocation of the same size, so that the staging buffers of reads
-// do not fault their pages in anew each time (a fifth of a 1 MiB read, measured). Small: what the
-// pool keeps, the rest of the machine cannot use.
+// do not fault their pages in anew each time: 1 MiB took 380 us to map, touch and unmap on a 2-core
+// virtual machine whose disk reads it in 600. Small: what the pool keeps, others cannot use.
 constexpr uint64_t kStockBytesMax = uint64_t{32} << 20;
 
 std::string in_bytes(uint64_t byte_count) { return std::to_string(byte_count) + " bytes"; }
