@@ -13,7 +13,7 @@
 
 #include "cpu/cpu_backend.h"
 #include "runtime/attention.h"
-#include "runtime/base/half.h"
+#include "runtime/base/codec.h"
 #include "runtime/open_options.h"
 #include "runtime/seal.h"
 #include "runtime/sequence_stats.h"
@@ -292,9 +292,8 @@ Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendR
     floats += q_len * static_cast<size_t>(options_.shape.q_heads);
     if (convert) {
       const uint16_t* bits = static_cast<const uint16_t*>(request.q);
-      const bool f16 = options_.element == ElementType::kF16;
-      for (size_t i = 0; i < q_len * q_row; ++i)
-        floats[i] = f16 ? f16_to_float(bits[i]) : bf16_to_float(bits[i]);
+      const Codec codec = codec_of(options_.element);
+      for (size_t i = 0; i < q_len * q_row; ++i) floats[i] = float_from_16_bit(codec, bits[i]);
       task.q = floats;
       task.out = floats + q_len * q_row;
       floats += 2 * q_len * q_row;
@@ -309,8 +308,7 @@ void CacheImpl::store_out(const AttendRequest& request, const AttentionTask& tas
   uint16_t* out = static_cast<uint16_t*>(request.out);
   const size_t count = static_cast<size_t>(task.q_len) * row_values(options_.shape.q_heads);
   for (size_t i = 0; i < count; ++i)
-    out[i] = options_.element == ElementType::kF16 ? float_to_f16(task.out[i])
-                                                   : float_to_bf16(task.out[i]);
+    out[i] = float_to_16_bit(codec_of(options_.element), task.out[i]);
 }
 
 Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {

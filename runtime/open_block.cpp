@@ -6,39 +6,29 @@
 #include <cstring>
 #include <string>
 
-#include "runtime/base/half.h"
+#include "runtime/base/codec.h"
 #include "runtime/placement.h"
 
 namespace vkv {
 namespace {
 
 float load(ElementType element, const void* values, size_t index) {
-  switch (element) {
-    case ElementType::kF16:
-      return f16_to_float(static_cast<const uint16_t*>(values)[index]);
-    case ElementType::kBf16:
-      return bf16_to_float(static_cast<const uint16_t*>(values)[index]);
-    default:
-      return static_cast<const float*>(values)[index];
-  }
+  if (element == ElementType::kF32) return static_cast<const float*>(values)[index];
+  return float_from_16_bit(codec_of(element), static_cast<const uint16_t*>(values)[index]);
 }
 
 // Returns the index of the first value that is not finite in `codec`, or `count`.
 size_t convert(Codec codec, ElementType element, const void* source, uint16_t* target,
                size_t count) {
-  bool finite = true;
+  const auto finite = [&](size_t i) { return is_finite(float_from_16_bit(codec, target[i])); };
+  bool all_finite = true;
   for (size_t i = 0; i < count; ++i) {
-    const float value = load(element, source, i);
-    target[i] = codec == Codec::kF16 ? float_to_f16(value) : float_to_bf16(value);
-    finite &= codec == Codec::kF16 ? is_finite_f16(target[i]) : is_finite_bf16(target[i]);
+    target[i] = float_to_16_bit(codec, load(element, source, i));
+    all_finite &= finite(i);
   }
-  if (finite) return count;
-  return static_cast<size_t>(std::find_if(target, target + count,
-                                          [&](uint16_t bits) {
-                                            return codec == Codec::kF16 ? !is_finite_f16(bits)
-                                                                        : !is_finite_bf16(bits);
-                                          }) -
-                             target);
+  size_t bad = all_finite ? count : 0;
+  while (bad < count && finite(bad)) ++bad;
+  return bad;
 }
 
 template <class T>

@@ -4,16 +4,12 @@
 
 #include <algorithm>
 
-#include "runtime/base/half.h"
+#include "runtime/base/codec.h"
 
 namespace vkv {
 namespace {
 
 constexpr int kSaliencyQueries = 64;  // the newest of the prompt: more say nothing new
-
-float load(Codec codec, uint16_t bits) {
-  return codec == Codec::kF16 ? f16_to_float(bits) : bf16_to_float(bits);
-}
 
 // Squared distances of keys from their mean: [rows, kv_heads].
 std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& open,
@@ -26,7 +22,7 @@ std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& ope
     const uint16_t* key = open.k + (rows[i / kv_heads] * kv_heads + head) * head_dim;
     float sum = 0;
     for (size_t c = 0; c < head_dim; ++c) {
-      const float difference = load(open.codec, key[c]) - mean[head * head_dim + c];
+      const float difference = float_from_16_bit(open.codec, key[c]) - mean[head * head_dim + c];
       sum += difference * difference;
     }
     distances[i] = sum;

@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "runtime/base/half.h"
+#include "runtime/base/codec.h"
 #include "tests/cache_driver.h"
 
 namespace vkv {
@@ -40,7 +40,7 @@ std::vector<double> expected(const KvShape& shape, int layer, int position) {
       double score = 0;
       for (size_t c = 0; c < head_dim; ++c)
         score += static_cast<double>(q[static_cast<size_t>(head) * head_dim + c]) *
-                 f16_to_float(float_to_f16(k[row + c]));
+                 float_from_half(half_from_float(k[row + c]));
       weights.push_back(std::exp(score / std::sqrt(static_cast<double>(shape.head_dim)) - 20));
     }
     double sum = 0;
@@ -49,7 +49,7 @@ std::vector<double> expected(const KvShape& shape, int layer, int position) {
       for (size_t c = 0; c < head_dim; ++c)
         out[static_cast<size_t>(head) * head_dim + c] +=
             weights[static_cast<size_t>(t)] / sum *
-            f16_to_float(float_to_f16(
+            float_from_half(half_from_float(
                 v[(static_cast<size_t>(t) * static_cast<size_t>(shape.kv_heads) + kv_head) *
                       head_dim +
                   c]));
@@ -236,8 +236,9 @@ TEST(cache, fp16_and_bf16_tensors_give_the_rounded_answer) {
     std::vector<std::vector<float>> floats(3);
     for (uint32_t i = 0; i < 3; ++i)
       for (float value : synthetic(shape, i == 2 ? 4 : 2, 0, 0, count, 1 + i)) {
-        bits[i].push_back(f16 ? float_to_f16(value) : float_to_bf16(value));
-        floats[i].push_back(f16 ? f16_to_float(bits[i].back()) : bf16_to_float(bits[i].back()));
+        bits[i].push_back(f16 ? half_from_float(value) : bfloat_from_float(value));
+        floats[i].push_back(f16 ? float_from_half(bits[i].back())
+                                : float_from_bfloat(bits[i].back()));
       }
     const std::vector<Role> roles(count, Role::kText);
     const SequenceId a = must_create(*wide), b = must_create(*narrow);
@@ -250,7 +251,7 @@ TEST(cache, fp16_and_bf16_tensors_give_the_rounded_answer) {
     ASSERT_TRUE(wide->attend(0, {&request_a, 1}).ok());
     ASSERT_TRUE(narrow->attend(0, {&request_b, 1}).ok());
     for (size_t i = 0; i < want.size(); ++i)
-      ASSERT_EQ(got[i], f16 ? float_to_f16(want[i]) : float_to_bf16(want[i])) << i;
+      ASSERT_EQ(got[i], f16 ? half_from_float(want[i]) : bfloat_from_float(want[i])) << i;
   }
 }
 

@@ -74,6 +74,11 @@ VKV_HD constexpr int bits_of(Codec codec) {
 
 VKV_HD constexpr bool is_16_bit(Codec codec) { return bits_of(codec) == 16; }
 
+// The codec that holds a 16-bit element as it is.
+constexpr Codec codec_of(ElementType type) {
+  return type == ElementType::kBf16 ? Codec::kBf16 : Codec::kF16;
+}
+
 constexpr size_t bytes_of(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
 
 }  // namespace vkv

@@ -1,0 +1,167 @@
+// tokenizer_test.cpp: ids and text equal those of Hugging Face's tokenizers library, special tokens
+// in a question are plain text if asked for, and what is not known is refused by name.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+
+#include "tools/mllm/utf8.h"
+
+namespace vkv {
+namespace {
+
+using Json = nlohmann::json;
+
+const std::string kGolden = VKV_SOURCE_DIR "/tests/golden/tokenizer/";
+const std::string kTinyVlm = VKV_SOURCE_DIR "/tools/tinyvlm/golden/random";
+
+std::string file_text(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+Tokenizer tokenizer_of(const std::string& name) {
+  auto tokenizer = name == "tinyvlm" ? Tokenizer::load(kTinyVlm)
+                                     : Tokenizer::parse(file_text(kGolden + name + ".json"));
+  VKV_CHECK(tokenizer.ok());
+  return std::move(tokenizer.value());
+}
+
+void expect_refused(const Json& file, Code code, const std::string& words) {
+  const auto tokenizer = Tokenizer::parse(file.dump());
+  ASSERT_FALSE(tokenizer.ok()) << words;
+  EXPECT_EQ(tokenizer.status().code(), code) << tokenizer.status().message();
+  EXPECT_NE(tokenizer.status().message().find(words), std::string::npos)
+      << tokenizer.status().message();
+}
+
+Json tinyvlm_file() { return Json::parse(file_text(kTinyVlm + "/tokenizer.json")); }
+
+TEST(tokenizer, ids_and_decoded_text_equal_those_of_hugging_face) {
+  const Json goldens = Json::parse(file_text(kGolden + "cases.json"));
+  ASSERT_EQ(goldens.size(), 2u);
+  for (const auto& [name, golden] : goldens.items()) {
+    const Tokenizer tokenizer = tokenizer_of(name);
+    for (const Json& item : golden["encoded"]) {
+      const auto text = item["text"].get<std::string>();
+      const auto ids = tokenizer.encode(text, Tokenizer::AddedTokens::kParse);
+      ASSERT_TRUE(ids.ok()) << ids.status().message();
+      EXPECT_EQ(ids.value(), item["ids"].get<std::vector<int32_t>>()) << name << ": " << text;
+      EXPECT_EQ(tokenizer.decode(ids.value()), item["decoded"]) << name << ": " << text;
+    }
+    for (const Json& item : golden["broken"])
+      EXPECT_EQ(tokenizer.decode(item["ids"].get<std::vector<int32_t>>()), item["decoded"])
+          << name << ": " << item["ids"];
+  }
+}
+
+TEST(tokenizer, a_stream_gives_whole_characters_and_the_same_text) {
+  const Tokenizer tokenizer = tokenizer_of("tinyvlm");
+  std::mt19937 random(20);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < 30; ++i) tokens.push_back(static_cast<int32_t>(random() % 512));
+    TextStream stream(&tokenizer);
+    std::string text;
+    for (const int32_t token : tokens) {
+      const std::string piece = stream.push(token);
+      EXPECT_TRUE(check_utf8(piece).ok());
+      text += piece;
+    }
+    text += stream.finish();
+    EXPECT_EQ(text, tokenizer.decode(tokens));
+  }
+}
+
+TEST(tokenizer, special_tokens_in_plain_text_are_characters) {
+  const Tokenizer tokenizer = tokenizer_of("tinyvlm");
+  const std::string text = "<s>an <image> and </s>";
+  const auto plain = tokenizer.encode(text, Tokenizer::AddedTokens::kPlain);
+  ASSERT_TRUE(plain.ok());
+  for (const int32_t token : plain.value()) EXPECT_FALSE(tokenizer.is_special(token)) << token;
+  EXPECT_EQ(tokenizer.decode(plain.value()), text);
+  EXPECT_EQ(tokenizer.find("<image>"), 3);
+  EXPECT_EQ(tokenizer.find("<nothing>"), std::nullopt);
+  EXPECT_EQ(tokenizer.id_max(), 503);
+}
+
+TEST(tokenizer, text_that_is_not_utf8_is_refused_with_its_byte) {
+  const Tokenizer tokenizer = tokenizer_of("tinyvlm");
+  for (const char* text : {"ab\xff", "ab\xc3", "ab\xe0\x80\x80", "ab\xed\xa0\x80"}) {
+    const auto ids = tokenizer.encode(text, Tokenizer::AddedTokens::kPlain);
+    ASSERT_FALSE(ids.ok());
+    EXPECT_EQ(ids.status().message(), "byte 2 of the text is not UTF-8");
+  }
+}
+
+TEST(tokenizer, long_words_take_little_time) {
+  const Tokenizer tokenizer = tokenizer_of("tinyvlm");
+  std::string text;
+  while (text.size() < 500'000) text += "questionanswer";
+  const auto ids = tokenizer.encode(text, Tokenizer::AddedTokens::kPlain);
+  ASSERT_TRUE(ids.ok());
+  EXPECT_EQ(tokenizer.decode(ids.value()), text);
+}
+
+TEST(tokenizer, unknown_components_are_refused_by_name) {
+  const auto with = [](const char* part, Json value) {
+    Json file = tinyvlm_file();
+    file[Json::json_pointer(part)] = std::move(value);
+    return file;
+  };
+  const Code unsupported = Code::kUnsupported;
+  expect_refused(with("/model/type", "Unigram"), unsupported, "model \"Unigram\"");
+  expect_refused(with("/model/byte_fallback", true), unsupported, "byte_fallback");
+  expect_refused(with("/model/unk_token", "<unk>"), unsupported, "unk_token");
+  expect_refused(with("/normalizer", {{"type", "Lowercase"}}), unsupported, "\"Lowercase\"");
+  expect_refused(with("/pre_tokenizer", {{"type", "Metaspace"}}), unsupported, "\"Metaspace\"");
+  expect_refused(with("/pre_tokenizer", nullptr), unsupported, "ByteLevel");
+  expect_refused(with("/pre_tokenizer/pretokenizers/0/behavior", "Removed"), unsupported,
+                 "Removed");
+  expect_refused(with("/pre_tokenizer/pretokenizers/0/pattern/Regex", "(a"), unsupported,
+                 "missing closing parenthesis");
+  expect_refused(with("/post_processor", {{"type", "TemplateProcessing"}}), unsupported,
+                 "\"TemplateProcessing\"");
+  expect_refused(with("/decoder", {{"type", "WordPiece"}}), unsupported, "\"WordPiece\"");
+  expect_refused(with("/added_tokens/3/lstrip", true), unsupported, "\"<image>\" has lstrip");
+}
+
+TEST(tokenizer, files_that_contradict_themselves_are_refused) {
+  const Code broken = Code::kDataLoss;
+  Json file = tinyvlm_file();
+  file["model"]["merges"][0] = {"Ġ", "nothing"};
+  expect_refused(file, broken, "merge \"Ġ nothing\"");
+  file = tinyvlm_file();
+  file["model"]["vocab"]["!"] = 5;
+  expect_refused(file, broken, "id 5 stands twice");
+  file = tinyvlm_file();
+  file["model"]["vocab"]["!"] = -1;
+  expect_refused(file, broken, "the id of \"!\"");
+  file = tinyvlm_file();
+  file["model"]["vocab"].erase("Ā");
+  expect_refused(file, Code::kUnsupported, "no token for byte 0x00");
+  file = tinyvlm_file();
+  file["added_tokens"][1]["id"] = 0;
+  expect_refused(file, broken, "stands twice");
+  expect_refused(Json::array(), broken, "not a JSON object");
+
+  const auto torn = Tokenizer::parse(R"({"version": "1.0", )");
+  ASSERT_FALSE(torn.ok());
+  EXPECT_EQ(torn.status().code(), broken);
+}
+
+TEST(tokenizer, a_missing_file_is_named) {
+  const auto tokenizer = Tokenizer::load("/nowhere");
+  ASSERT_FALSE(tokenizer.ok());
+  EXPECT_EQ(tokenizer.status().code(), Code::kNotFound);
+  EXPECT_NE(tokenizer.status().message().find("/nowhere: no tokenizer.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace vkv
