@@ -55,9 +55,10 @@ struct AnswerRecord {
   FinishReason finish = FinishReason::kEos;
   std::array<uint64_t, kRoleCount> prompt_tokens{};  // by role
   uint64_t answer_tokens = 0;
-  double media_seconds = 0;  // decoding, vision tower, and for several questions the media's prefill
-  double ttft_seconds = 0;   // prefill to the first token
-  double tpot_seconds = 0;   // 0: fewer than two tokens
+  double media_seconds =
+      0;                    // decoding, vision tower, and for several questions the media's prefill
+  double ttft_seconds = 0;  // prefill to the first token
+  double tpot_seconds = 0;  // 0: fewer than two tokens
   std::array<RoleStats, kRoleCount> kv;
   TierBytes dram, nvme;
   IoCounts io;

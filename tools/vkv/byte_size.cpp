@@ -32,7 +32,8 @@ Result<uint64_t> parse_byte_size(std::string_view text) {
   }
   int shift = 0;
   if (unit.size() == 1) {
-    const char letter = unit[0] >= 'a' && unit[0] <= 'z' ? static_cast<char>(unit[0] - 32) : unit[0];
+    const char letter =
+        unit[0] >= 'a' && unit[0] <= 'z' ? static_cast<char>(unit[0] - 32) : unit[0];
     const size_t index = kUnits.find(letter);
     if (index == std::string_view::npos) return wrong;
     shift = 10 * (static_cast<int>(index) + 1);

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
-#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -77,7 +76,7 @@ Status read_sampling(const Json& object, Sampling& sampling) {
   VKV_TRY(read_number(*it, "top_p", sampling.top_p));
   VKV_TRY(read_integer(*it, "seed", 0, sampling.seed));
   VKV_TRY(read_integer(*it, "max_tokens", 1, sampling.max_new_tokens));
-  return check_sampling(sampling);
+  return validate(sampling);
 }
 
 Status read_media(const Json& object, Job& job) {
@@ -108,7 +107,8 @@ Status read_media(const Json& object, Job& job) {
   job.video_sampling = {};  // the line's own choice replaces the default's
   VKV_TRY(read_number(object, "fps", job.video_sampling.fps));
   VKV_TRY(read_integer(object, "frames", 1, job.video_sampling.frame_count));
-  if (object.contains("fps") && !(job.video_sampling.fps > 0)) return wrong("fps", "must be above 0");
+  if (object.contains("fps") && !(job.video_sampling.fps > 0))
+    return wrong("fps", "must be above 0");
   return {};
 }
 
@@ -208,29 +208,13 @@ Result<std::vector<JobLine>> read_jobs(const std::filesystem::path& path,
   }
   if (file.bad()) return Status(Code::kIo, fmt::format("{}: cannot be read", path.string()));
   if (lines.empty()) {
-    return Status(Code::kInvalidArgument, fmt::format("{}: has no jobs in it; write one JSON object "
-                                                      "a line, like {{\"image\": \"a.png\", "
-                                                      "\"prompt\": \"What is it?\"}}",
-                                                      path.string()));
+    return Status(Code::kInvalidArgument,
+                  fmt::format("{}: has no jobs in it; write one JSON object "
+                              "a line, like {{\"image\": \"a.png\", "
+                              "\"prompt\": \"What is it?\"}}",
+                              path.string()));
   }
   return lines;
-}
-
-Status check_sampling(const Sampling& sampling) {
-  if (!(sampling.temperature >= 0 && std::isfinite(sampling.temperature))) {
-    return {Code::kInvalidArgument,
-            fmt::format("the temperature is {}; it must be 0 (greedy) or more",
-                        sampling.temperature)};
-  }
-  if (!(sampling.top_p > 0 && sampling.top_p <= 1)) {
-    return {Code::kInvalidArgument,
-            fmt::format("top_p is {}; it must be above 0 and at most 1", sampling.top_p)};
-  }
-  if (sampling.max_new_tokens < 1) {
-    return {Code::kInvalidArgument,
-            fmt::format("max_tokens is {}; an answer needs at least 1", sampling.max_new_tokens)};
-  }
-  return {};
 }
 
 std::string question_hash(const Job& job, size_t question, std::string_view settings) {

@@ -21,8 +21,8 @@
 #include <string_view>
 #include <vector>
 
-#include "tools/mllm/generate.h"
 #include "tools/mllm/media.h"
+#include "tools/mllm/sampler.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -65,9 +65,6 @@ Result<Job> parse_job(std::string_view text, int64_t line, const JobDefaults& de
 // Errors: kIo for the file itself, kInvalidArgument for one without any job.
 Result<std::vector<JobLine>> read_jobs(const std::filesystem::path& path,
                                        const JobDefaults& defaults);
-
-// Errors: kInvalidArgument for a temperature, top_p or number of tokens out of range.
-Status check_sampling(const Sampling& sampling);
 
 // Tells whether an answer in a file is the answer to this question: depends on all that the
 // question says and on `settings`, the text of whatever else changes answers. 16 hex digits.
