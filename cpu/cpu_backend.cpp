@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/arena_backend.h"
+#include "cpu/attend_onednn.h"
 #include "cpu/attend_reference.h"
 
 namespace vkv {
@@ -36,10 +37,11 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& optio
   if (options.threads < 0)
     return Status(Code::kInvalidArgument, "threads is " + std::to_string(options.threads) +
                                               "; it must be positive, or 0 for all");
-  if (engine.empty() || engine == "reference")
-    return std::unique_ptr<Backend>(new ReferenceBackend(options.threads));
+  if (engine.empty()) engine = onednn_engine_can_run() ? "onednn" : "reference";
+  if (engine == "onednn") return make_onednn_backend(options.threads);
+  if (engine == "reference") return std::unique_ptr<Backend>(new ReferenceBackend(options.threads));
   return Status(Code::kInvalidArgument,
-                "there is no CPU engine '" + engine + "'; there are: reference");
+                "there is no CPU engine '" + engine + "'; there are: onednn reference");
 }
 
 }  // namespace vkv

@@ -1,0 +1,89 @@
+// attend_onednn.cpp: splits items into tasks, one worker's tile attention each.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/attend_onednn.h"
+
+#include <tbb/enumerable_thread_specific.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "cpu/arena_backend.h"
+#include "cpu/check.h"
+#include "cpu/tile_attention.h"
+
+namespace vkv {
+namespace {
+
+// Rows of a task. Unpacking a tile is paid once a task, so more is better; the working set of a
+// task at head_dim 128, some 5 KiB a row, should stay in a second-level cache of 1 MiB.
+constexpr int kTaskRows = 128;
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+
+// Both what the CPU has and what ONEDNN_MAX_CPU_ISA leaves of it, so that one machine tests both.
+const TileFunctions& tile_functions_for(const MatrixUnit& unit) {
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return unit.has_avx512 && has_avx512 ? avx512::tile_functions() : avx2::tile_functions();
+}
+
+void split(const AttendItem& item, std::vector<AttendTask>* tasks) {
+  const int queries = std::max(1, kTaskRows / item.shape.group());
+  for (int kv_head = 0; kv_head < item.shape.kv_heads; ++kv_head)
+    for (int query = 0; query < item.q_len; query += queries)
+      tasks->push_back({&item, kv_head, query, std::min(item.q_len, query + queries)});
+}
+
+class OnednnBackend final : public ArenaBackend {
+ public:
+  OnednnBackend(int threads, const MatrixUnit& unit)
+      : ArenaBackend(threads),
+        unit_(unit),
+        name_("cpu-onednn (" + std::string(unit.name) + ")"),
+        workers_([this] { return TileAttention(unit_, tile_functions_for(unit_), kernels_); }) {}
+
+  std::string_view name() const override { return name_; }
+
+  Status attend(std::span<const AttendItem> items) override {
+    std::vector<AttendTask> tasks;
+    for (const AttendItem& item : items) {
+      VKV_TRY(check_attend(item));
+      split(item, &tasks);
+    }
+    std::vector<Status> statuses(tasks.size());
+    arena().execute([&] {
+      tbb::parallel_for(size_t{0}, tasks.size(),
+                        [&](size_t i) { statuses[i] = workers_.local().attend(tasks[i]); });
+    });
+    for (Status& status : statuses)
+      if (!status.ok()) return std::move(status);
+    return {};
+  }
+
+ private:
+  const MatrixUnit unit_;
+  const std::string name_;
+  BrgemmCache kernels_;
+  tbb::enumerable_thread_specific<TileAttention> workers_;
+};
+
+}  // namespace
+
+bool onednn_engine_can_run() { return matrix_unit().has_avx2 && has_avx2(); }
+
+Result<std::unique_ptr<Backend>> make_onednn_backend(int threads) {
+  const MatrixUnit unit = matrix_unit();
+  if (!onednn_engine_can_run())
+    return Status(Code::kUnsupported,
+                  "the onednn engine needs a CPU with AVX2, FMA and F16C; oneDNN "
+                  "finds " +
+                      std::string(unit.name) + "; there is: reference");
+  return std::unique_ptr<Backend>(new OnednnBackend(threads, unit));
+}
+
+}  // namespace vkv

@@ -1,0 +1,95 @@
+// lanes.h: sixteen floats at a time, by the compiler's vector extension.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sixteen on every instruction set, so that sums run in the same order on all of them. Included
+// only by the sources behind tile_functions.h: VKV_ISA is the namespace of the instruction set that
+// the including file is compiled for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace vkv::VKV_ISA {
+
+inline constexpr int kLanes = 16;
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(64)));  // 8 lanes
+typedef float Floats8 __attribute__((vector_size(32)));
+typedef uint32_t Words8 __attribute__((vector_size(32)));
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+template <class Vector>
+inline void store(void* to, const Vector& vector) {
+  std::memcpy(to, &vector, sizeof(vector));
+}
+
+inline Floats all(float value) { return Floats{} + value; }
+inline Floats max_of(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats to_floats(Ints ints) { return __builtin_convertvector(ints, Floats); }
+inline Ints to_ints(Floats floats) { return __builtin_convertvector(floats, Ints); }
+inline Ints bits_of(Floats floats) { return load<Ints>(&floats); }
+inline Floats from_bits(Ints bits) { return load<Floats>(&bits); }
+
+inline Ints lane_index() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+
+// Sums and maxima across lanes, always in the same tree.
+inline float sum_of_lanes(Floats floats) {
+  float lanes[kLanes];
+  store(lanes, floats);
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+  return lanes[0];
+}
+
+inline float max_of_lanes(Floats floats) {
+  float lanes[kLanes];
+  store(lanes, floats);
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i)
+      lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
+  return lanes[0];
+}
+
+inline double sum_of_lanes(Doubles doubles) {
+  double lanes[8];
+  store(lanes, doubles);
+  for (int step = 4; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+  return lanes[0];
+}
+
+// Rounds to nearest even; |x| < 2^22.
+inline Floats round_of(Floats x) {
+  const Floats shift = all(0x1.8p23f);
+  return (x + shift) - shift;
+}
+
+// e^x for x <= 0, to 1e-7 of the result; 0 below -87, where fp32 turns subnormal. NaN stays NaN.
+// The polynomial is that of Cephes' expf, on |x| <= ln(2) / 2.
+inline Floats exp_of(Floats x) {
+  const Floats least = all(-87.0f);
+  const Floats clamped = x < least ? least : x;
+  const Floats n = round_of(clamped * 1.44269504088896341f);
+  const Floats f = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * f * f + f + 1.0f;
+  const Floats power = from_bits((to_ints(n) + 127) << 23);
+  return x < least ? Floats{} : p * power;
+}
+
+}  // namespace vkv::VKV_ISA

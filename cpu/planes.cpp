@@ -1,0 +1,144 @@
+// planes.cpp: fp32 rows -> two planes of unsigned bytes, and their products back to fp32.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Integer micro-kernels want A as unsigned bytes and B as signed ones. A row x of q * s becomes
+// u = round(x / step) + 32768 in 16 bits, so that with codes c
+//
+//   sum x c = step * (256 * sum high(u) c + sum low(u) c - 32768 * sum c),
+//
+// where a third plane of ones gives sum c. What rounding took off x meets the middle of the codes'
+// range through beta: its product with the mean code would shift all scores of a block alike.
+#include "cpu/planes.h"
+
+#include "cpu/lanes.h"
+
+namespace vkv::VKV_ISA {
+namespace {
+
+// Adds sixteen exact products to eight sums.
+inline Doubles add_products_of(Floats a, Floats b, Doubles sums) {
+  float lanes_a[kLanes], lanes_b[kLanes];
+  store(lanes_a, a);
+  store(lanes_b, b);
+  const Doubles low = __builtin_convertvector(load<Floats8>(lanes_a), Doubles) *
+                      __builtin_convertvector(load<Floats8>(lanes_b), Doubles);
+  const Doubles high = __builtin_convertvector(load<Floats8>(lanes_a + 8), Doubles) *
+                       __builtin_convertvector(load<Floats8>(lanes_b + 8), Doubles);
+  return sums + low + high;
+}
+
+inline Floats magnitude_of(Floats x) { return from_bits(bits_of(x) & 0x7fffffff); }
+
+inline void make_row_planes(const float* q, int channels, const float* scale, const float* zero,
+                            float code_middle, uint8_t* high, uint8_t* low, float* step,
+                            double* beta) {
+  Floats largest = {};
+  for (int c = 0; c < channels; c += kLanes)
+    largest = max_of(magnitude_of(load<Floats>(q + c) * load<Floats>(scale + c)), largest);
+  const float magnitude = max_of_lanes(largest);
+  *step = magnitude / kQuerySteps;
+  const float inverse = *step > 0.0f ? kQuerySteps / magnitude : 0.0f;
+
+  Doubles zeros = {};
+  Floats rest_sum = {};
+  for (int c = 0; c < channels; c += kLanes) {
+    const Floats row = load<Floats>(q + c);
+    const Floats scaled = row * load<Floats>(scale + c);
+    const Floats rounded = round_of(scaled * inverse);
+    zeros = add_products_of(row, load<Floats>(zero + c), zeros);
+    rest_sum += scaled - rounded * *step;
+    const Ints unsigned_steps = to_ints(rounded) + 32768;
+    store(high + c, __builtin_convertvector(unsigned_steps >> 8, Bytes));
+    store(low + c, __builtin_convertvector(unsigned_steps & 255, Bytes));
+  }
+  *beta = sum_of_lanes(zeros) + double{code_middle} * double{sum_of_lanes(rest_sum)};
+}
+
+// out = keep * out + gain * (scale * product) + shift * zero over one row.
+template <class Product>
+inline void add_row(const Product& product, int row, float gain, float shift,
+                    const TileOutput& output) {
+  float* out = output.out + static_cast<size_t>(row) * output.channels;
+  const float keep = output.keep[row];
+  for (int c = 0; c < output.channels; c += kLanes) {
+    Floats sum = load<Floats>(out + c) * keep;
+    if (output.scale == nullptr)
+      sum += product(c) * gain;
+    else
+      sum += product(c) * gain * load<Floats>(output.scale + c) +
+             load<Floats>(output.zero + c) * shift;
+    store(out + c, sum);
+  }
+}
+
+}  // namespace
+
+void make_query_planes(const float* q, int rows, int channels, const float* scale,
+                       const float* zero, float code_middle, const QueryPlanes& planes) {
+  for (int row = 0; row < rows; ++row)
+    make_row_planes(q + static_cast<size_t>(row) * channels, channels, scale, zero, code_middle,
+                    planes.planes + static_cast<size_t>(row) * channels,
+                    planes.planes + static_cast<size_t>(rows + row) * channels, planes.step + row,
+                    planes.beta + row);
+  std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
+              static_cast<size_t>(channels));
+}
+
+void scale_queries(const float* q, int rows, int channels, const float* scale, const float* zero,
+                   float* scaled, double* beta) {
+  for (int row = 0; row < rows; ++row) {
+    const size_t at = static_cast<size_t>(row) * channels;
+    Doubles zeros = {};
+    for (int c = 0; c < channels; c += kLanes) {
+      const Floats x = load<Floats>(q + at + c);
+      zeros = add_products_of(x, load<Floats>(zero + c), zeros);
+      store(scaled + at + c, x * load<Floats>(scale + c));
+    }
+    beta[row] = sum_of_lanes(zeros);
+  }
+}
+
+void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
+                        float factor, float* scores) {
+  const int32_t* code_sums = products + static_cast<size_t>(2 * rows) * kTileTokens;
+  for (int row = 0; row < rows; ++row) {
+    const int32_t* high = products + static_cast<size_t>(row) * kTileTokens;
+    const int32_t* low = products + static_cast<size_t>(rows + row) * kTileTokens;
+    float* target = scores + static_cast<size_t>(row) * kTileTokens;
+    const float gain = step[row] * factor;
+    for (int t = 0; t < tokens; t += kLanes) {
+      // (high - 128 * ones) * 256 + low: the difference is below 2^23, so nothing overflows.
+      const Ints centred = load<Ints>(high + t) - load<Ints>(code_sums + t) * 128;
+      store(target + t, to_floats(centred * 256 + load<Ints>(low + t)) * gain);
+    }
+  }
+}
+
+void scale_scores(float* scores, int rows, int tokens, float factor) {
+  for (int row = 0; row < rows; ++row)
+    for (int t = 0; t < tokens; t += kLanes) {
+      float* at = scores + static_cast<size_t>(row) * kTileTokens + t;
+      store(at, load<Floats>(at) * factor);
+    }
+}
+
+void add_plane_products(const int32_t* products, const TileOutput& output) {
+  for (int row = 0; row < output.rows; ++row) {
+    const int32_t* high = products + static_cast<size_t>(row) * output.channels;
+    const int32_t* low = products + static_cast<size_t>(output.rows + row) * output.channels;
+    const float gain = output.weight[row] * (1.0f / kPlaneSteps);
+    const float shift = output.weight[row] * output.sum[row];
+    add_row([=](int c) { return to_floats(load<Ints>(high + c) * 256 + load<Ints>(low + c)); }, row,
+            gain, shift, output);
+  }
+}
+
+void add_products(const float* products, const TileOutput& output) {
+  for (int row = 0; row < output.rows; ++row) {
+    const float* product = products + static_cast<size_t>(row) * output.channels;
+    add_row([=](int c) { return load<Floats>(product + c); }, row, output.weight[row],
+            output.weight[row] * output.sum[row], output);
+  }
+}
+
+}  // namespace vkv::VKV_ISA

@@ -1,0 +1,86 @@
+// softmax.cpp: exp(score - max of the row in this tile), as fp32 or as two planes of bytes.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Planes hold a weight in 16 bits. Rounding each weight alone would lose a flat tail below half a
+// step beside one dominating token: so what rounding leaves over goes to the weight sixteen tokens
+// on, and the mass of the tail is kept to a step a lane.
+#include "cpu/softmax.h"
+
+#include "cpu/lanes.h"
+
+namespace vkv::VKV_ISA {
+namespace {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+// Lanes of a vector that begins at token t and are visible.
+inline Ints visible_lanes(int t, int visible) { return lane_index() < visible - t; }
+
+inline float row_max(const float* scores, int visible) {
+  Floats largest = all(kMinusInfinity);
+  int t = 0;
+  for (; t + kLanes <= visible; t += kLanes) largest = max_of(load<Floats>(scores + t), largest);
+  if (t < visible) {
+    const Floats tail = load<Floats>(scores + t);
+    largest = max_of(visible_lanes(t, visible) ? tail : all(kMinusInfinity), largest);
+  }
+  return max_of_lanes(largest);
+}
+
+inline Floats weights_at(const float* scores, int t, int visible, float max) {
+  const Floats weight = exp_of(load<Floats>(scores + t) - max);
+  return t + kLanes <= visible ? weight : visible_lanes(t, visible) ? weight : Floats{};
+}
+
+}  // namespace
+
+void softmax_floats(const TileWeights& weights) {
+  for (int row = 0; row < weights.rows; ++row) {
+    float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
+    const int visible = weights.visible[row];
+    const float max = row_max(scores, visible);
+    Floats sum = {};
+    int t = 0;
+    for (; t < visible; t += kLanes) {
+      const Floats weight = weights_at(scores, t, visible, max);
+      store(scores + t, weight);
+      sum += weight;
+    }
+    for (; t < weights.tokens; t += kLanes) store(scores + t, Floats{});
+    weights.max[row] = max;
+    weights.sum[row] = sum_of_lanes(sum);
+  }
+}
+
+void softmax_planes(const TileWeights& weights) {
+  for (int row = 0; row < weights.rows; ++row) {
+    const float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
+    uint8_t* high = weights.planes + static_cast<size_t>(row) * kTileTokens;
+    uint8_t* low = weights.planes + static_cast<size_t>(weights.rows + row) * kTileTokens;
+    const int visible = weights.visible[row];
+    const float max = row_max(scores, visible);
+    Floats sum = {}, rest = {};
+    int t = 0;
+    for (; t < visible; t += kLanes) {
+      const Floats exact = weights_at(scores, t, visible, max) * kPlaneSteps + rest;
+      // The carried half step may lift the largest weight past 16 bits.
+      const Floats bounded = exact > all(kPlaneSteps) ? all(kPlaneSteps) : exact;
+      const Floats rounded = round_of(bounded > Floats{} ? bounded : Floats{});
+      rest = exact - rounded;
+      sum += rounded;
+      const Ints steps = to_ints(rounded);
+      store(high + t, __builtin_convertvector(steps >> 8, Bytes));
+      store(low + t, __builtin_convertvector(steps & 255, Bytes));
+    }
+    for (; t < weights.tokens; t += kLanes) {
+      store(high + t, Bytes{});
+      store(low + t, Bytes{});
+    }
+    weights.max[row] = max;
+    // The sum is of integers below 2^24: exact. A score that is not a number shows in `rest`.
+    const float nan_or_zero = sum_of_lanes(rest) * 0.0f;
+    weights.sum[row] = sum_of_lanes(sum) * (1.0f / kPlaneSteps) + nan_or_zero;
+  }
+}
+
+}  // namespace vkv::VKV_ISA

@@ -1,0 +1,340 @@
+// tile_attention.cpp: the tiles of one task in order.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/tile_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "runtime/base/codec.h"
+
+namespace vkv {
+namespace {
+
+// Few rows are multiplied as they are; more in eights, so that there are few different kernels.
+// Buffers have room for the rows that this adds.
+int kernel_rows(int rows) { return rows <= 16 ? rows : round_up(rows, 8); }
+
+// What unpack_bytes() takes off a code, so that 8-bit ones fit a signed byte.
+float bias_of(Codec codec) { return codec == Codec::kI8 ? 128.0f : 0.0f; }
+
+// A row of weights in planes errs by half a step of 2^-16 a token, relative to its sum: beside a
+// token that has most of a tile's weight, that is too much for a tail of a hundred others.
+constexpr float kPlaneSumMin = 1.5f;
+
+float middle_of(Codec codec) {
+  return 0.5f * static_cast<float>(code_max(bits_of(codec))) - bias_of(codec);
+}
+
+template <class Buffer>
+void grow(Buffer& buffer, size_t count) {
+  if (buffer.size() < count) buffer.resize(count);
+}
+
+const uint16_t* halves_of(const std::byte* bytes) {
+  return reinterpret_cast<const uint16_t*>(bytes);
+}
+
+}  // namespace
+
+Status TileAttention::attend(const AttendTask& task) {
+  begin(task);
+  for (const BlockView& block : task.item->blocks) VKV_TRY(add_block(task, block));
+  VKV_TRY(add_open(task));
+  finish(task);
+  if (unit_.has_amx) runner_.release();
+  return {};
+}
+
+void TileAttention::begin(const AttendTask& task) {
+  const AttendItem& item = *task.item;
+  const int group = item.shape.group();
+  const int rows = (task.query_end - task.query_begin) * group;
+  const int channels = padded_channels(item.shape.head_dim);
+  if (rows != rows_ || channels != channels_)
+    std::memset(known_kernels_, 0, sizeof(known_kernels_));
+  rows_ = rows;
+  channels_ = channels;
+  key_header_ = nullptr;
+
+  const size_t width = static_cast<size_t>(channels);
+  const size_t row_room = static_cast<size_t>(kernel_rows(rows));
+  const size_t plane_room = static_cast<size_t>(kernel_rows(2 * rows + 1));
+  q_.assign(row_room * width, 0.0f);
+  grow(scaled_q_, row_room * width);
+  grow(q_planes_, plane_room * width);
+  grow(panels_, static_cast<size_t>(kTileTokens * round_up(channels, kPanelWidth)));
+  grow(products_, plane_room * std::max<size_t>(kTileTokens, width));
+  grow(scores_, row_room * kTileTokens);
+  grow(weight_planes_, plane_room * kTileTokens);
+  for (Buffer<float>* buffer : {&scale_, &zero_, &value_scale_, &value_zero_, &byte_zero_})
+    grow(*buffer, width);
+  for (Buffer<float>* buffer : {&q_step_, &tile_max_, &tile_sum_, &keep_, &weight_})
+    grow(*buffer, row_room);
+  grow(q_beta_, row_room);
+  visible_.assign(row_room, 0);
+  out_.assign(row_room * width, 0.0f);
+  max_.assign(row_room, -std::numeric_limits<double>::infinity());
+  sum_.assign(row_room, 0.0f);
+
+  const size_t head_dim = static_cast<size_t>(item.shape.head_dim);
+  for (int row = 0; row < rows; ++row) {
+    const int query = task.query_begin + row / group;
+    const int q_head = task.kv_head * group + row % group;
+    const float* source =
+        item.q + (static_cast<size_t>(query) * item.shape.q_heads + q_head) * head_dim;
+    std::copy_n(source, head_dim, &q_[static_cast<size_t>(row) * width]);
+  }
+}
+
+void TileAttention::finish(const AttendTask& task) {
+  const AttendItem& item = *task.item;
+  const int group = item.shape.group();
+  const size_t head_dim = static_cast<size_t>(item.shape.head_dim);
+  for (int row = 0; row < rows_; ++row) {
+    const int query = task.query_begin + row / group;
+    const int q_head = task.kv_head * group + row % group;
+    const size_t target = static_cast<size_t>(query) * item.shape.q_heads + q_head;
+    const float* source = &out_[static_cast<size_t>(row) * channels_];
+    const bool empty = sum_[row] == 0.0f;
+    for (size_t c = 0; c < head_dim; ++c)
+      item.out[target * head_dim + c] = empty ? 0.0f : source[c] / sum_[row];
+    item.lse[target] = empty ? -std::numeric_limits<float>::infinity()
+                             : static_cast<float>(max_[row] + std::log(double{sum_[row]}));
+  }
+}
+
+bool TileAttention::as_bytes(Codec codec) const { return codec != Codec::kI8 || unit_.exact_8_bit; }
+
+void TileAttention::load_key_header(const AttendTask& task, const BlockView& block,
+                                    const std::byte* header) {
+  if (header == key_header_) return;  // a segment shares it
+  key_header_ = header;
+  functions_.floats_from_halves(halves_of(header), channels_, scale_.data());
+  functions_.floats_from_halves(halves_of(header) + channels_, channels_, zero_.data());
+  if (!block.centred && task.item->k_mean != nullptr) {
+    const int head_dim = task.item->shape.head_dim;
+    const float* mean = task.item->k_mean + static_cast<size_t>(task.kv_head) * head_dim;
+    for (int c = 0; c < head_dim; ++c) zero_[c] -= mean[c];
+  }
+  if (!as_bytes(block.k_codec)) {
+    functions_.scale_queries(q_.data(), rows_, channels_, scale_.data(), zero_.data(),
+                             scaled_q_.data(), q_beta_.data());
+    return;
+  }
+  const float bias = bias_of(block.k_codec);
+  for (int c = 0; c < channels_; ++c) zero_[c] += bias * scale_[c];
+  functions_.make_query_planes(q_.data(), rows_, channels_, scale_.data(), zero_.data(),
+                               middle_of(block.k_codec),
+                               {q_planes_.data(), q_step_.data(), q_beta_.data()});
+}
+
+void TileAttention::load_value_header(const BlockView& block, const std::byte* header) {
+  const uint16_t* halves = halves_of(header) + 2 * channels_;
+  functions_.floats_from_halves(halves, channels_, value_scale_.data());
+  functions_.floats_from_halves(halves + channels_, channels_, value_zero_.data());
+  const float bias = bias_of(block.v_codec);
+  for (int c = 0; c < channels_; ++c) byte_zero_[c] = value_zero_[c] + bias * value_scale_[c];
+}
+
+Status TileAttention::add_block(const AttendTask& task, const BlockView& block) {
+  const AttendItem& item = *task.item;
+  const BlockLayout layout = block_layout(item.shape.kv_heads, item.shape.head_dim, block.k_codec,
+                                          block.v_codec, block.token_count);
+  const std::byte* header = block.headers + layout.header_of(task.kv_head);
+  const std::byte* k = block.payload + layout.k_of(task.kv_head);
+  const std::byte* v = block.payload + layout.v_of(task.kv_head);
+  const bool k_coded = !is_16_bit(block.k_codec), v_coded = !is_16_bit(block.v_codec);
+  if (k_coded) load_key_header(task, block, header);
+  if (v_coded) load_value_header(block, header);
+  const float* mean = item.k_mean == nullptr
+                          ? nullptr
+                          : item.k_mean + static_cast<size_t>(task.kv_head) * item.shape.head_dim;
+
+  for (int token = 0; token < block.token_count; token += kTileTokens) {
+    const int token_count = std::min(kTileTokens, block.token_count - token);
+    const int tokens = padded_tokens(token_count);
+    std::fill_n(visible_.begin(), rows_, token_count);
+    if (k_coded) {
+      const CodeTile tile = {k,        bits_of(block.k_codec), channels_, token, token + tokens, 0,
+                             channels_};
+      VKV_TRY(score_codes(block.k_codec, tile, item.scale));
+    } else {
+      const HalfTile tile = {halves_of(k) + static_cast<size_t>(token) * channels_,
+                             static_cast<size_t>(channels_),
+                             token_count,
+                             item.shape.head_dim,
+                             channels_,
+                             block.k_codec == Codec::kBf16,
+                             mean};
+      VKV_TRY(score_halves(tile, item.scale));
+    }
+    const bool bytes = weigh(tokens, v_coded && as_bytes(block.v_codec),
+                             k_coded ? q_beta_.data() : nullptr, item.scale);
+    if (v_coded) {
+      const CodeTile tile = {v,     bits_of(block.v_codec), layout.tokens, 0, channels_,
+                             token, token + tokens};
+      VKV_TRY(add_code_values(tile, bytes));
+    } else {
+      const HalfTile tile = {halves_of(v) + token,
+                             static_cast<size_t>(layout.tokens),
+                             channels_,
+                             tokens,
+                             tokens,
+                             block.v_codec == Codec::kBf16,
+                             nullptr};
+      VKV_TRY(add_half_values(tile, /*transposed=*/true));
+    }
+  }
+  return {};
+}
+
+Status TileAttention::add_open(const AttendTask& task) {
+  const AttendItem& item = *task.item;
+  const int group = item.shape.group();
+  const int head_dim = item.shape.head_dim;
+  const size_t stride = static_cast<size_t>(item.shape.kv_heads) * head_dim;
+  const size_t head_offset = static_cast<size_t>(task.kv_head) * head_dim;
+  const bool bfloat = item.open.codec == Codec::kBf16;
+  const auto sees = [&](int query) {  // this many open tokens
+    return item.causal ? item.open.token_count - item.q_len + query + 1 : item.open.token_count;
+  };
+  // Tiles that lie in the future of every query of the task are skipped.
+  const int token_end = sees(task.query_end - 1);
+  for (int token = 0; token < token_end; token += kTileTokens) {
+    const int token_count = std::min(kTileTokens, token_end - token);
+    for (int row = 0; row < rows_; ++row)
+      visible_[row] = std::clamp(sees(task.query_begin + row / group) - token, 0, token_count);
+    const size_t offset = static_cast<size_t>(token) * stride + head_offset;
+    HalfTile tile = {
+        item.open.k + offset, stride, token_count, head_dim, channels_, bfloat, nullptr};
+    if (item.k_mean != nullptr) tile.column_mean = item.k_mean + head_offset;
+    VKV_TRY(score_halves(tile, item.scale));
+    (void)weigh(padded_tokens(token_count), /*bytes=*/false, nullptr, item.scale);
+    tile.values = item.open.v + offset;
+    tile.column_mean = nullptr;
+    VKV_TRY(add_half_values(tile, /*transposed=*/false));
+  }
+  return {};
+}
+
+Status TileAttention::score_codes(Codec codec, const CodeTile& tile, float factor) {
+  const int tokens = tile.row_end - tile.row_begin;
+  if (!as_bytes(codec)) {
+    functions_.unpack_floats(tile, panels_.data());
+    // scores_ = scaled_q_ x codes: the same product as over 16-bit keys, with another left side.
+    std::swap(q_, scaled_q_);
+    const Status status = multiply(Product::kScores, false, channels_, tokens);
+    std::swap(q_, scaled_q_);
+    VKV_TRY(status);
+    functions_.scale_scores(scores_.data(), rows_, tokens, factor);
+    return {};
+  }
+  functions_.unpack_bytes(tile, reinterpret_cast<uint8_t*>(panels_.data()));
+  VKV_TRY(multiply(Product::kScores, true, channels_, tokens));
+  functions_.scores_from_planes(products_.data(), rows_, tokens, q_step_.data(), factor,
+                                scores_.data());
+  return {};
+}
+
+Status TileAttention::score_halves(const HalfTile& tile, float factor) {
+  const int tokens = padded_tokens(tile.row_count);
+  functions_.transpose_halves(tile, panels_.data());
+  VKV_TRY(multiply(Product::kScores, false, channels_, tokens));
+  functions_.scale_scores(scores_.data(), rows_, tokens, factor);
+  return {};
+}
+
+bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float factor) {
+  const TileWeights weights = {rows_,           visible_.data(),       tokens,
+                               scores_.data(),  weight_planes_.data(), tile_max_.data(),
+                               tile_sum_.data()};
+  if (bytes) {
+    functions_.softmax_planes(weights);
+    for (int row = 0; row < rows_; ++row)
+      bytes = bytes && (visible_[row] == 0 || tile_sum_[row] >= kPlaneSumMin);
+  }
+  if (!bytes) functions_.softmax_floats(weights);
+
+  for (int row = 0; row < rows_; ++row) {
+    keep_[row] = 1.0f;
+    weight_[row] = 0.0f;
+    if (visible_[row] == 0) continue;
+    const double tile_max = double{tile_max_[row]} + (beta == nullptr ? 0.0 : beta[row] * factor);
+    const double max = std::max(max_[row], tile_max);
+    keep_[row] = static_cast<float>(std::exp(max_[row] - max));
+    weight_[row] = static_cast<float>(std::exp(tile_max - max));
+    max_[row] = max;
+    sum_[row] = sum_[row] * keep_[row] + tile_sum_[row] * weight_[row];
+  }
+  return bytes;
+}
+
+Status TileAttention::add_code_values(const CodeTile& tile, bool bytes) {
+  const int tokens = tile.column_end - tile.column_begin;
+  if (!bytes) {
+    functions_.unpack_floats(tile, panels_.data());
+    VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
+    functions_.add_products(reinterpret_cast<const float*>(products_.data()),
+                            output(value_scale_.data(), value_zero_.data()));
+    return {};
+  }
+  functions_.unpack_bytes(tile, reinterpret_cast<uint8_t*>(panels_.data()));
+  VKV_TRY(multiply(Product::kValues, true, tokens, channels_));
+  functions_.add_plane_products(products_.data(), output(value_scale_.data(), byte_zero_.data()));
+  return {};
+}
+
+Status TileAttention::add_half_values(const HalfTile& tile, bool transposed) {
+  if (transposed)
+    functions_.transpose_halves(tile, panels_.data());
+  else
+    functions_.convert_halves(tile, panels_.data());
+  const int tokens = padded_tokens(transposed ? tile.column_count : tile.row_count);
+  VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
+  functions_.add_products(reinterpret_cast<const float*>(products_.data()),
+                          output(nullptr, nullptr));
+  return {};
+}
+
+// Scores: queries [rows, k] x panels. Values: weights [rows, k] x panels. A panel at a time.
+Status TileAttention::multiply(Product product, bool bytes, int k, int columns) {
+  const bool scores = product == Product::kScores;
+  const void* a = scores
+                      ? (bytes ? static_cast<const void*>(q_planes_.data()) : q_.data())
+                      : (bytes ? static_cast<const void*>(weight_planes_.data()) : scores_.data());
+  for (int column = 0; column < columns; column += kPanelWidth) {
+    const int n = std::min(kPanelWidth, columns - column);
+    VKV_TRY_ASSIGN(brgemm, kernel(product, bytes, n, k));
+    const size_t panel_values = static_cast<size_t>(k) * column;  // of all panels before
+    const void* b = bytes ? reinterpret_cast<const std::byte*>(panels_.data()) + panel_values
+                          : static_cast<const void*>(panels_.data() + panel_values);
+    void* c = !bytes && scores ? static_cast<void*>(scores_.data() + column)
+                               : static_cast<void*>(products_.data() + column);
+    runner_.run(*brgemm, a, b, c);
+  }
+  return {};
+}
+
+Result<const Brgemm*> TileAttention::kernel(Product product, bool bytes, int n, int k) {
+  const bool scores = product == Product::kScores;
+  const Brgemm*& known = known_kernels_[scores][bytes][n != kPanelWidth][k / 32];
+  if (known != nullptr) return known;
+  const int planes = scores ? 2 * rows_ + 1 : 2 * rows_;
+  VKV_TRY_ASSIGN(made, kernels_.get({.bytes = bytes,
+                                     .m = kernel_rows(bytes ? planes : rows_),
+                                     .n = n,
+                                     .k = k,
+                                     .a_stride = scores ? channels_ : kTileTokens,
+                                     .c_stride = scores ? kTileTokens : channels_}));
+  known = made;
+  return known;
+}
+
+TileOutput TileAttention::output(const float* scale, const float* zero) {
+  return {rows_, channels_, keep_.data(), weight_.data(), tile_sum_.data(),
+          scale, zero,      out_.data()};
+}
+
+}  // namespace vkv

@@ -1,0 +1,103 @@
+// tile_attention.h: one worker's attention of a few query rows over all tokens of one item.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows are the (query, query head) pairs that share a KV head. Tiles of up to 128 tokens come in
+// the item's order: unpack K, multiply, softmax relative to the tile's own maximum, unpack V,
+// multiply, and add to the running output as in Milakov and Gimelshein 2018. Codes are multiplied
+// as bytes, never decoded: their scales and zeros go into the query and into the output.
+#pragma once
+
+#include <tbb/cache_aligned_allocator.h>
+
+#include <vector>
+
+#include "cpu/brgemm.h"
+#include "cpu/tile_functions.h"
+#include "runtime/base/backend.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// Queries [query_begin, query_end) of one item and KV head.
+struct AttendTask {
+  const AttendItem* item = nullptr;
+  int kv_head = 0;
+  int query_begin = 0;
+  int query_end = 0;
+};
+
+// Not thread-safe: one a worker. Borrows the cache and the functions.
+class TileAttention {
+ public:
+  TileAttention(const MatrixUnit& unit, const TileFunctions& functions, BrgemmCache& kernels)
+      : unit_(unit), functions_(functions), kernels_(kernels) {}
+
+  // Writes the task's rows of out and lse. The item has passed check_attend().
+  // Errors: kUnsupported where oneDNN lacks a kernel.
+  Status attend(const AttendTask& task);
+
+ private:
+  template <class T>
+  using Buffer = std::vector<T, tbb::cache_aligned_allocator<T>>;
+  enum class Product { kScores, kValues };
+
+  void begin(const AttendTask& task);
+  void finish(const AttendTask& task);
+
+  Status add_block(const AttendTask& task, const BlockView& block);
+  Status add_open(const AttendTask& task);
+
+  // Queries against a block's K header, values' scales from its V header.
+  void load_key_header(const AttendTask& task, const BlockView& block, const std::byte* header);
+  void load_value_header(const BlockView& block, const std::byte* header);
+  bool as_bytes(Codec codec) const;
+
+  // 1. Scores of a tile of K into scores_.
+  Status score_codes(Codec codec, const CodeTile& tile, float factor);
+  Status score_halves(const HalfTile& tile, float factor);
+  // 2. Weights, and the running maxima and sums. beta: [rows], nullptr: zero.
+  // Returns whether they are planes of bytes: what was asked for, unless planes are too coarse.
+  bool weigh(int tokens, bool bytes, const double* beta, float factor);
+  // 3. Weights times V into out_.
+  Status add_code_values(const CodeTile& tile, bool bytes);
+  Status add_half_values(const HalfTile& tile, bool transposed);
+
+  Status multiply(Product product, bool bytes, int k, int columns);
+  Result<const Brgemm*> kernel(Product product, bool bytes, int n, int k);
+  TileOutput output(const float* scale, const float* zero);
+
+  const MatrixUnit& unit_;
+  const TileFunctions& functions_;
+  BrgemmCache& kernels_;
+  BrgemmRunner runner_;
+
+  int rows_ = 0;
+  int channels_ = 0;  // padded to 32
+  const Brgemm* known_kernels_[2][2][2][9] =
+      {};                                  // [product][bytes][n is 32][k / 32], of these rows
+  const std::byte* key_header_ = nullptr;  // which the query planes were made for
+
+  Buffer<float> q_;            // [rows, channels]
+  Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
+  Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
+  Buffer<float> q_step_;       // [rows]
+  Buffer<double> q_beta_;      // [rows]
+  Buffer<float> scale_;        // [channels] of the key header while it is loaded
+  Buffer<float> zero_;         // [channels]
+  Buffer<float> value_scale_;  // [channels]
+  Buffer<float> value_zero_;   // [channels], of codes as they are
+  Buffer<float> byte_zero_;    // [channels], of codes as unpack_bytes() leaves them
+
+  Buffer<float> panels_;           // K, then V, of a tile
+  Buffer<int32_t> products_;       // [2 * rows + 1, kTileTokens] or [2 * rows, channels]
+  Buffer<float> scores_;           // [rows, kTileTokens]
+  Buffer<uint8_t> weight_planes_;  // [2 * rows, kTileTokens]
+  Buffer<int> visible_;            // [rows]
+  Buffer<float> tile_max_, tile_sum_, keep_, weight_;  // [rows]
+
+  Buffer<float> out_;   // [rows, channels]
+  Buffer<double> max_;  // [rows]: running maximum of the scores
+  Buffer<float> sum_;   // [rows]: running sum of weights relative to it
+};
+
+}  // namespace vkv

@@ -1,0 +1,119 @@
+// tile_functions.h: the loops around the matrix products of attention, one set per instruction set.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A tile is up to 128 tokens of one KV head; rows are (query, query head) pairs that share it.
+// Matrix products are [m, k] x [k, n] with n in panels of 64, as oneDNN's micro-kernels take them:
+//
+//   bytes   panel p, word (k / 4) * 64 + n % 64 holds k .. k + 3 of column n, p = n / 64
+//   fp32    panel p, float k * 64 + n % 64
+//
+// Scores have k = channels and n = tokens, the product with V has k = tokens and n = channels; both
+// n and k are padded to 32 with values that do not reach a result.
+//
+// The sources behind this header are compiled once per instruction set, in a namespace each, and
+// include nothing that could leave an inline function for the linker to share between them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vkv {
+
+inline constexpr int kPanelWidth = 64;
+inline constexpr int kTileTokens = 128;
+inline constexpr int kPlaneSteps = 65535;  // a probability of 1, relative to the tile's largest
+inline constexpr int kQuerySteps = 32767;  // the largest |q * s| of a row
+
+// Rows and columns of a packed matrix of codes (runtime/base/block_format.h); ranges in 32s.
+struct CodeTile {
+  const void* payload;
+  int bits;
+  int columns;  // of the whole matrix
+  int row_begin, row_end;
+  int column_begin, column_end;
+};
+
+// Row-major 16-bit values. `row_count` may be any number; columns in 8s.
+struct HalfTile {
+  const uint16_t* values;
+  size_t row_stride;  // values
+  int row_count;
+  int column_count;
+  int padded_columns;        // from column_count on: zeros
+  bool bfloat;               // else fp16
+  const float* column_mean;  // [column_count], subtracted; nullptr: zero
+};
+
+// Rows of q against the scales of a block: planes of bytes whose products with codes, recombined,
+// are q * s * code in steps of step[row].
+struct QueryPlanes {
+  uint8_t* planes;  // [2 * rows + 1, channels]: high bytes, low bytes, ones
+  float* step;      // [rows]
+  double* beta;     // [rows]: what codes do not see, to be added to the unscaled score
+};
+
+// One tile's softmax weights, each relative to exp(max of the row).
+struct TileWeights {
+  int rows;
+  const int* visible;  // [rows]: the row sees the tile's first tokens, this many
+  int tokens;          // padded to 32; weights from visible[row] on are 0
+  float* scores;       // [rows, kTileTokens]; fp32 weights replace them
+  uint8_t* planes;     // [2 * rows, kTileTokens]: high bytes, low bytes
+  float* max;          // [rows]; -inf where nothing is visible
+  float* sum;          // [rows]: of the weights as they were rounded
+};
+
+// out = keep * out + weight * (s * product + z * sum), a row at a time.
+struct TileOutput {
+  int rows;
+  int channels;
+  const float* keep;    // [rows]
+  const float* weight;  // [rows]
+  const float* sum;     // [rows]
+  const float* scale;   // [channels]; nullptr: 1, with zero nullptr: 0
+  const float* zero;    // [channels]
+  float* out;           // [rows, channels]
+};
+
+struct TileFunctions {
+  // values[i] of fp16 bits; count in 32s.
+  void (*floats_from_halves)(const uint16_t* halves, int count, float* values);
+
+  // n = rows of the matrix, k = columns. 8-bit codes become code - 128, the others stay.
+  void (*unpack_bytes)(const CodeTile& tile, uint8_t* panels);
+  void (*unpack_floats)(const CodeTile& tile, float* panels);
+  // n = rows, k = columns: K as stored, V as stored in blocks.
+  void (*transpose_halves)(const HalfTile& tile, float* panels);
+  // k = rows, n = columns: V of open tokens.
+  void (*convert_halves)(const HalfTile& tile, float* panels);
+
+  // q: [rows, channels]; scale and zero: [channels], of the codes as they were unpacked;
+  // code_middle: of their range.
+  void (*make_query_planes)(const float* q, int rows, int channels, const float* scale,
+                            const float* zero, float code_middle, const QueryPlanes& planes);
+  // beta[row] = q.zero; scaled: q * scale, both for codes in fp32.
+  void (*scale_queries)(const float* q, int rows, int channels, const float* scale,
+                        const float* zero, float* scaled, double* beta);
+
+  // products: [2 * rows + 1, kTileTokens] of query planes and codes -> scores, times `factor`.
+  void (*scores_from_planes)(const int32_t* products, int rows, int tokens, const float* step,
+                             float factor, float* scores);
+  void (*scale_scores)(float* scores, int rows, int tokens, float factor);
+
+  void (*softmax_floats)(const TileWeights& weights);  // does not touch planes
+  void (*softmax_planes)(const TileWeights& weights);
+
+  // products: [2 * rows, channels] of weight planes and codes, in steps of 1 / kPlaneSteps.
+  void (*add_plane_products)(const int32_t* products, const TileOutput& output);
+  void (*add_products)(const float* products, const TileOutput& output);  // [rows, channels]
+};
+
+// Each set may be used only where the CPU has the instructions.
+namespace avx2 {  // and FMA, F16C
+const TileFunctions& tile_functions();
+}
+namespace avx512 {  // F, BW, DQ, VL
+const TileFunctions& tile_functions();
+}
+
+}  // namespace vkv

@@ -1,0 +1,182 @@
+// unpack.cpp: stored tiles -> panels that a matrix product can read.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/unpack.h"
+
+#include <immintrin.h>
+
+#include "cpu/lanes.h"
+
+namespace vkv::VKV_ISA {
+namespace {
+
+// Calls put(row, column, quad) for every eight rows and four columns of the tile: lane g of `quad`
+// has, as four bytes, the codes of row + g in column .. column + 3. Row and column are relative to
+// the tile. The order of words is that of code_position() in runtime/base/block_format.h.
+template <int kBits, class Put>
+inline void for_each_quad(const CodeTile& tile, const Put& put) {
+  constexpr int kPlanes = 8 / kBits;
+  constexpr int kRowTiles = kBits == 1 ? 2 : 1;
+  constexpr int kGroupRows = 16 * kRowTiles;
+  constexpr int kWords = 4 * kRowTiles / kPlanes;
+  constexpr uint32_t kMask = 0x01010101u * ((1u << kBits) - 1);
+
+  const int column_tiles = tile.columns / 32;
+  const uint32_t* words = static_cast<const uint32_t*>(tile.payload);
+  for (int row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
+    for (int column = tile.column_begin; column < tile.column_end; column += 32) {
+      const int group = row / kGroupRows * column_tiles + column / 32;
+      const uint32_t* lanes = words + static_cast<size_t>(group) * kWords * 32;
+      for (int w = 0; w < kWords; ++w) {
+        for (int t = 0; t < 4; ++t) {
+          const Words8 word = load<Words8>(lanes + (w * 4 + t) * 8);
+          for (int p = 0; p < kPlanes; ++p) {
+            const int reg = w * kPlanes + p;
+            const int row_tile = reg / 4, column_half = reg / 2 % 2, row_half = reg % 2;
+            put(row - tile.row_begin + row_tile * 16 + row_half * 8,
+                column - tile.column_begin + column_half * 16 + t * 4,
+                Words8(word >> (kBits * p) & kMask));
+          }
+        }
+      }
+    }
+  }
+}
+
+template <int kBits>
+void unpack_bytes_of(const CodeTile& tile, uint8_t* panels) {
+  constexpr uint32_t kFlip = kBits == 8 ? 0x80808080u : 0u;  // code - 128 as a signed byte
+  const size_t panel_bytes = static_cast<size_t>(tile.column_end - tile.column_begin) * kPanelWidth;
+  for_each_quad<kBits>(tile, [=](int row, int column, Words8 quad) {
+    uint8_t* panel = panels + static_cast<size_t>(row / kPanelWidth) * panel_bytes;
+    store(panel + (column * kPanelWidth + row % kPanelWidth * 4), quad ^ kFlip);
+  });
+}
+
+template <int kBits>
+void unpack_floats_of(const CodeTile& tile, float* panels) {
+  const size_t panel_floats =
+      static_cast<size_t>(tile.column_end - tile.column_begin) * kPanelWidth;
+  for_each_quad<kBits>(tile, [=](int row, int column, Words8 quad) {
+    float* panel = panels + static_cast<size_t>(row / kPanelWidth) * panel_floats;
+    for (int i = 0; i < 4; ++i)
+      store(panel + (column + i) * kPanelWidth + row % kPanelWidth,
+            __builtin_convertvector(quad >> (8 * i) & 0xffu, Floats8));
+  });
+}
+
+// Eight rows of eight 16-bit values; result[i] has column i of every row.
+inline void transpose_8x8(__m128i (&rows)[8]) {
+  __m128i a[8], b[8];
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm_unpacklo_epi16(rows[2 * i], rows[2 * i + 1]);
+    a[2 * i + 1] = _mm_unpackhi_epi16(rows[2 * i], rows[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = _mm_unpacklo_epi32(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 1] = _mm_unpackhi_epi32(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 2] = _mm_unpacklo_epi32(a[4 * i + 1], a[4 * i + 3]);
+    b[4 * i + 3] = _mm_unpackhi_epi32(a[4 * i + 1], a[4 * i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[2 * i] = _mm_unpacklo_epi64(b[i], b[i + 4]);
+    rows[2 * i + 1] = _mm_unpackhi_epi64(b[i], b[i + 4]);
+  }
+}
+
+template <bool kBfloat>
+inline __m256 widen(__m128i halves) {
+  if constexpr (kBfloat)
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  else
+    return _mm256_cvtph_ps(halves);
+}
+
+inline __m128i load_halves(const uint16_t* from) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+}
+
+template <bool kBfloat>
+void transpose_halves_of(const HalfTile& tile, float* panels) {
+  const int padded_rows = (tile.row_count + 31) / 32 * 32;
+  const size_t panel_floats = static_cast<size_t>(tile.padded_columns) * kPanelWidth;
+  for (int row = 0; row < padded_rows; row += 8) {
+    float* target = panels + row / kPanelWidth * panel_floats + row % kPanelWidth;
+    for (int column = 0; column < tile.column_count; column += 8) {
+      __m128i lanes[8];
+      for (int g = 0; g < 8; ++g)
+        lanes[g] = row + g < tile.row_count
+                       ? load_halves(tile.values + (row + g) * tile.row_stride + column)
+                       : _mm_setzero_si128();
+      transpose_8x8(lanes);
+      for (int i = 0; i < 8; ++i) {
+        __m256 floats = widen<kBfloat>(lanes[i]);
+        if (tile.column_mean != nullptr)
+          floats = _mm256_sub_ps(floats, _mm256_set1_ps(tile.column_mean[column + i]));
+        _mm256_storeu_ps(target + (column + i) * kPanelWidth, floats);
+      }
+    }
+    for (int column = tile.column_count; column < tile.padded_columns; ++column)
+      _mm256_storeu_ps(target + column * kPanelWidth, _mm256_setzero_ps());
+  }
+}
+
+template <bool kBfloat>
+void convert_halves_of(const HalfTile& tile, float* panels) {
+  const int padded_rows = (tile.row_count + 31) / 32 * 32;
+  const size_t panel_floats = static_cast<size_t>(padded_rows) * kPanelWidth;
+  for (int column = 0; column < tile.padded_columns; column += 8) {
+    float* target = panels + column / kPanelWidth * panel_floats + column % kPanelWidth;
+    for (int row = 0; row < padded_rows; ++row) {
+      const bool stored = row < tile.row_count && column < tile.column_count;
+      _mm256_storeu_ps(
+          target + row * kPanelWidth,
+          stored ? widen<kBfloat>(load_halves(tile.values + row * tile.row_stride + column))
+                 : _mm256_setzero_ps());
+    }
+  }
+}
+
+}  // namespace
+
+void floats_from_halves(const uint16_t* halves, int count, float* values) {
+  for (int i = 0; i < count; i += 8)
+    _mm256_storeu_ps(values + i, widen<false>(load_halves(halves + i)));
+}
+
+void unpack_bytes(const CodeTile& tile, uint8_t* panels) {
+  switch (tile.bits) {
+    case 8:
+      return unpack_bytes_of<8>(tile, panels);
+    case 4:
+      return unpack_bytes_of<4>(tile, panels);
+    case 2:
+      return unpack_bytes_of<2>(tile, panels);
+    default:
+      return unpack_bytes_of<1>(tile, panels);
+  }
+}
+
+void unpack_floats(const CodeTile& tile, float* panels) {
+  switch (tile.bits) {
+    case 8:
+      return unpack_floats_of<8>(tile, panels);
+    case 4:
+      return unpack_floats_of<4>(tile, panels);
+    case 2:
+      return unpack_floats_of<2>(tile, panels);
+    default:
+      return unpack_floats_of<1>(tile, panels);
+  }
+}
+
+void transpose_halves(const HalfTile& tile, float* panels) {
+  return tile.bfloat ? transpose_halves_of<true>(tile, panels)
+                     : transpose_halves_of<false>(tile, panels);
+}
+
+void convert_halves(const HalfTile& tile, float* panels) {
+  return tile.bfloat ? convert_halves_of<true>(tile, panels)
+                     : convert_halves_of<false>(tile, panels);
+}
+
+}  // namespace vkv::VKV_ISA

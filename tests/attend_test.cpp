@@ -1,0 +1,427 @@
+// attend_test: engines agree with the double-precision formula, for every codec, shape and split.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The engine under test is "onednn"; CMake runs this file again with ONEDNN_MAX_CPU_ISA lowered, so
+// that one machine checks the kernels of others.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "runtime/base/lse.h"
+#include "tests/random_tokens.h"
+
+namespace vkv {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+struct CodecPair {
+  Codec k, v;
+};
+constexpr CodecPair kPairs[] = {
+    {Codec::kF16, Codec::kF16}, {Codec::kBf16, Codec::kBf16}, {Codec::kI8, Codec::kI8},
+    {Codec::kI8, Codec::kI4},   {Codec::kI4, Codec::kI4},     {Codec::kI4, Codec::kI2},
+    {Codec::kI2, Codec::kI1},   {Codec::kI1, Codec::kI1},     {Codec::kF16, Codec::kI8}};
+
+Backend& engine() {
+  static const std::unique_ptr<Backend> backend = make_engine("onednn");
+  return *backend;
+}
+
+Backend& oracle() {
+  static const std::unique_ptr<Backend> backend = make_engine("reference");
+  return *backend;
+}
+
+std::vector<float> random_queries(const KvShape& shape, int q_len, uint32_t seed,
+                                  float sigma = 1.0f) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, sigma);
+  std::vector<float> q(static_cast<size_t>(q_len) * shape.q_heads * shape.head_dim);
+  for (float& x : q) x = normal(random);
+  return q;
+}
+
+struct Partial {
+  std::vector<float> out;  // [q_len, q_heads, head_dim]
+  std::vector<float> lse;  // [q_len, q_heads]
+};
+
+// Results start as NaN: what is not written shows.
+Partial attend(Backend& backend, AttendItem item) {
+  const size_t rows = static_cast<size_t>(item.q_len) * item.shape.q_heads;
+  Partial partial = {std::vector<float>(rows * item.shape.head_dim, NAN),
+                     std::vector<float>(rows, NAN)};
+  item.out = partial.out.data();
+  item.lse = partial.lse.data();
+  const Status status = backend.attend({&item, 1});
+  EXPECT_TRUE(status.ok()) << status.message();
+  return partial;
+}
+
+// Largest difference of out relative to the largest |out| expected, and of lse to 1 + |lse|.
+struct Difference {
+  double out = 0, lse = 0;
+};
+
+Difference difference(const Partial& got, const Partial& expected) {
+  double largest = 0;
+  Difference result;
+  for (const float x : expected.out) largest = std::max(largest, std::abs(double{x}));
+  for (size_t i = 0; i < got.out.size(); ++i) {
+    const double error = std::abs(double{got.out[i]} - double{expected.out[i]});
+    result.out = error <= result.out * largest ? result.out : error / largest;  // NaN stays
+  }
+  for (size_t i = 0; i < got.lse.size(); ++i) {
+    if (got.lse[i] == expected.lse[i]) continue;  // both may be -inf
+    const double error = std::abs(double{got.lse[i]} - double{expected.lse[i]});
+    const double relative = error / (1 + std::abs(double{expected.lse[i]}));
+    result.lse = relative <= result.lse ? result.lse : relative;
+  }
+  return result;
+}
+
+void expect_agreement(const AttendItem& item, double tolerance = 2e-4) {
+  const Difference found = difference(attend(engine(), item), attend(oracle(), item));
+  EXPECT_LE(found.out, tolerance);
+  EXPECT_LE(found.lse, tolerance);
+}
+
+AttendItem item_over(const KvShape& shape, int q_len, const std::vector<float>& q,
+                     std::span<const BlockView> blocks, const OpenTokens& open = {}) {
+  return {.shape = shape,
+          .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
+          .q_len = q_len,
+          .q = q.data(),
+          .blocks = blocks,
+          .open = open};
+}
+
+TEST(attend, codes_agree_with_the_formula_for_every_length) {
+  const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 128};
+  for (const CodecPair pair : kPairs) {
+    const Codec open_codec = pair.k == Codec::kBf16 ? Codec::kBf16 : Codec::kF16;
+    const Tokens tokens = random_tokens(shape, 129, 101, {.v_offset = 0.5}, open_codec);
+    const std::vector<float> q = random_queries(shape, 1, 102);
+    for (const int count : {1, 2, 31, 33, 77, 127, 128, 129}) {
+      SCOPED_TRACE(testing::Message() << "codecs " << static_cast<int>(pair.k) << "/"
+                                      << static_cast<int>(pair.v) << ", " << count << " tokens");
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, count, 128, {.k_codec = pair.k, .v_codec = pair.v});
+      const std::vector<BlockView> views = views_of(records);
+      expect_agreement(item_over(shape, 1, q, views));
+    }
+  }
+}
+
+TEST(attend, codes_agree_with_the_formula_for_every_head_dim_and_group) {
+  for (const int head_dim : {8, 64, 80, 96, 128, 256}) {
+    for (const int group : {1, 2, 3, 4, 5, 6, 7, 8}) {
+      if (group > 2 && group < 7 && head_dim != 64) continue;
+      const KvShape shape = {
+          .layers = 1, .q_heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
+      const int block = tokens_per_block(head_dim);
+      const Tokens tokens = random_tokens(shape, block + 37, 103, {.k_offset = 1});
+      const std::vector<float> q = random_queries(shape, 1, 104);
+      for (const CodecPair pair : kPairs) {
+        if (pair.k == Codec::kBf16) continue;
+        SCOPED_TRACE(testing::Message()
+                     << "head_dim " << head_dim << ", group " << group << ", codecs "
+                     << static_cast<int>(pair.k) << "/" << static_cast<int>(pair.v));
+        const std::vector<Record> records = encode_all(oracle(), tokens, tokens.count, block,
+                                                       {.k_codec = pair.k, .v_codec = pair.v});
+        const std::vector<BlockView> views = views_of(records);
+        expect_agreement(item_over(shape, 1, q, views));
+      }
+    }
+  }
+}
+
+TEST(attend, several_queries_see_blocks_whole_and_open_tokens_causally) {
+  for (const int head_dim : {64, 80}) {
+    const KvShape shape = {.layers = 1, .q_heads = 6, .kv_heads = 2, .head_dim = head_dim};
+    const int block = tokens_per_block(head_dim);
+    for (const int q_len : {1, 3, 16, 100}) {
+      for (const int open : {q_len, q_len + 1, q_len + 130, 300}) {
+        const Tokens tokens = random_tokens(shape, block + 9 + open, 105);
+        const std::vector<float> q = random_queries(shape, q_len, 106);
+        const std::vector<Record> records =
+            encode_all(oracle(), tokens, block + 9, block, {Codec::kI4, Codec::kI2});
+        const std::vector<BlockView> views = views_of(records);
+        AttendItem item =
+            item_over(shape, q_len, q, views, tokens.open(block + 9, block + 9 + open));
+        for (const bool causal : {true, false}) {
+          SCOPED_TRACE(testing::Message() << "q_len " << q_len << ", open " << open << causal);
+          item.causal = causal;
+          expect_agreement(item);
+          item.blocks = {};
+          expect_agreement(item, 2e-5);
+          item.blocks = views;
+        }
+      }
+    }
+  }
+}
+
+TEST(attend, what_a_query_may_not_see_may_be_anything) {
+  const KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
+  Tokens tokens = random_tokens(shape, 200, 107);
+  const std::vector<float> q = random_queries(shape, 200, 108);
+  AttendItem item = item_over(shape, 200, q, {}, tokens.open());
+  item.causal = true;
+  const Partial clean = attend(engine(), item);
+  for (size_t at = 150 * 64; at < tokens.k.size(); ++at) tokens.k[at] = 0x7bff;
+  const Partial changed = attend(engine(), item);
+  EXPECT_EQ(std::memcmp(clean.out.data(), changed.out.data(), 150 * 2 * 64 * 4), 0);
+  EXPECT_EQ(std::memcmp(clean.lse.data(), changed.lse.data(), 150 * 2 * 4), 0);
+}
+
+TEST(attend, no_token_gives_zero_and_minus_infinity) {
+  const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+  const std::vector<float> q = random_queries(shape, 2, 109);
+  for (Backend* backend : {&engine(), &oracle()}) {
+    const Partial partial = attend(*backend, item_over(shape, 2, q, {}));
+    for (const float x : partial.out) EXPECT_EQ(x, 0.0f);
+    for (const float x : partial.lse) EXPECT_EQ(x, -kInfinity);
+    EXPECT_TRUE(backend->attend({}).ok());
+    const AttendItem nothing = {.shape = shape};
+    EXPECT_TRUE(backend->attend({&nothing, 1}).ok());
+  }
+}
+
+TEST(attend, a_mean_shifts_every_kind_of_block_alike) {
+  const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 700, 110, {.k_offset = 100});
+  std::vector<float> mean(128);
+  ASSERT_TRUE(oracle().mean_key(shape, tokens.open(), row_range(0, 256), mean.data()).ok());
+  const std::vector<float> q = random_queries(shape, 1, 111);
+
+  const Record centred =
+      encode_rows(oracle(), tokens, row_range(0, 256), {Codec::kI8, Codec::kI8, mean.data()});
+  const Record uncentred =
+      encode_rows(oracle(), tokens, row_range(256, 500), {Codec::kI8, Codec::kI4});
+  const Record halves =
+      encode_rows(oracle(), tokens, row_range(500, 600), {Codec::kF16, Codec::kF16, mean.data()});
+  const std::vector<BlockView> views = {centred.view, uncentred.view, halves.view};
+  AttendItem item = item_over(shape, 1, q, views, tokens.open(600, 700));
+  item.k_mean = mean.data();
+  expect_agreement(item);
+
+  // Blocks as they are, and the same without a mean at all: out is that of unshifted scores.
+  const Partial shifted = attend(engine(), item);
+  const Record plain = encode_rows(oracle(), tokens, row_range(0, 256), {Codec::kF16, Codec::kI8});
+  const std::vector<BlockView> unshifted_views = {plain.view, uncentred.view, halves.view};
+  AttendItem unshifted = item_over(shape, 1, q, unshifted_views, tokens.open(600, 700));
+  EXPECT_LE(difference(shifted, attend(oracle(), unshifted)).out, 0.02);  // I8 against F16
+}
+
+TEST(attend, shared_headers_serve_many_blocks) {
+  const KvShape shape = {.layers = 1, .q_heads = 7, .kv_heads = 1, .head_dim = 128};
+  const Tokens tokens = random_tokens(shape, 500, 112);
+  const std::vector<uint32_t> rows = row_range(0, 500);
+  BlockOptions options = {Codec::kI1, Codec::kI1};
+  AlignedBytes headers(block_layout(1, 128, Codec::kI1, Codec::kI1, 1).headers_bytes());
+  EncodeItem segment = encode_item(tokens, rows, options);
+  segment.record = headers.span();
+  ASSERT_TRUE(oracle().encode_headers(segment).ok());
+  options.shared_headers = headers.data();
+  const std::vector<Record> records = encode_all(oracle(), tokens, 500, 128, options);
+  const std::vector<BlockView> views = views_of(records);
+  expect_agreement(item_over(shape, 1, random_queries(shape, 1, 113), views));
+}
+
+// Scores of chosen size: token t has key target[t] * q / (q.q), so that q.k is target[t].
+Tokens tokens_with_scores(const KvShape& shape, const std::vector<float>& q,
+                          const std::vector<float>& targets, uint32_t seed) {
+  Tokens tokens = random_tokens(shape, static_cast<int>(targets.size()), seed);
+  float squared = 0;
+  for (int c = 0; c < shape.head_dim; ++c) squared += q[c] * q[c];
+  for (size_t t = 0; t < targets.size(); ++t)
+    for (int c = 0; c < shape.head_dim; ++c)
+      tokens.k[t * shape.head_dim + c] = half_from_float(targets[t] * q[c] / squared);
+  return tokens;
+}
+
+TEST(attend, flat_tails_beside_a_dominating_sink_keep_their_mass) {
+  const KvShape shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 128};
+  const std::vector<float> q = random_queries(shape, 1, 114);
+  for (const float height : {0.0f, 4.0f, 8.0f, 10.0f, 11.0f, 11.5f, 12.0f, 12.5f, 14.0f, 30.0f}) {
+    std::vector<float> targets(512, 0.0f);
+    targets[3] = height;
+    const Tokens tokens = tokens_with_scores(shape, q, targets, 115);
+    for (const CodecPair pair : kPairs) {
+      if (pair.k == Codec::kBf16) continue;
+      SCOPED_TRACE(testing::Message()
+                   << "height " << height << ", codecs " << static_cast<int>(pair.k) << "/"
+                   << static_cast<int>(pair.v));
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, 512, 128, {.k_codec = pair.k, .v_codec = pair.v});
+      const std::vector<BlockView> views = views_of(records);
+      AttendItem item = item_over(shape, 1, q, views);
+      item.scale = 1.0f;
+      expect_agreement(item);
+    }
+  }
+}
+
+TEST(attend, scores_of_large_magnitude_neither_overflow_nor_drift) {
+  const KvShape shape = {.layers = 1, .q_heads = 3, .kv_heads = 1, .head_dim = 64};
+  for (const float sigma : {5.0f, 30.0f, 1000.0f}) {
+    const Tokens tokens = random_tokens(shape, 300, 116);
+    const std::vector<float> q = random_queries(shape, 1, 117, sigma);
+    for (const CodecPair pair : kPairs) {
+      if (pair.k == Codec::kBf16) continue;
+      SCOPED_TRACE(testing::Message()
+                   << "sigma " << sigma << ", codecs " << static_cast<int>(pair.k) << "/"
+                   << static_cast<int>(pair.v));
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, 300, 256, {.k_codec = pair.k, .v_codec = pair.v});
+      const std::vector<BlockView> views = views_of(records);
+      // Planes have 16 bits of q * s: scores err by some 2e-5 of their spread, which is sigma.
+      expect_agreement(item_over(shape, 1, q, views), 2e-4 * std::max(1.0f, sigma / 5));
+    }
+  }
+}
+
+TEST(attend, any_partition_merged_by_lse_is_the_whole) {
+  const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 1200, 118);
+  const std::vector<float> q = random_queries(shape, 2, 119, 3.0f);
+  std::vector<Record> records;
+  int sealed = 0;
+  for (const CodecPair pair : kPairs) {
+    if (pair.k == Codec::kBf16) continue;
+    records.push_back(encode_rows(oracle(), tokens, row_range(sealed, sealed + 130),
+                                  {.k_codec = pair.k, .v_codec = pair.v}));
+    sealed += 130;
+  }
+  const std::vector<BlockView> views = views_of(records);
+  AttendItem whole = item_over(shape, 2, q, views, tokens.open(sealed, tokens.count));
+  whole.causal = true;
+
+  std::mt19937 random(120);
+  for (Backend* backend : {&oracle(), &engine()}) {
+    const Partial expected = attend(*backend, whole);
+    for (int round = 0; round < 4; ++round) {
+      Partial merged = {std::vector<float>(expected.out.size(), 0.0f),
+                        std::vector<float>(expected.lse.size(), -kInfinity)};
+      const auto add = [&](const AttendItem& part) {
+        const Partial partial = attend(*backend, part);
+        for (size_t row = 0; row < merged.lse.size(); ++row) {
+          const MergeWeights weights = merge_weights(merged.lse[row], partial.lse[row]);
+          for (size_t c = row * 64; c < (row + 1) * 64; ++c)
+            merged.out[c] = weights.a * merged.out[c] + weights.b * partial.out[c];
+          merged.lse[row] = weights.lse;
+        }
+      };
+      for (size_t begin = 0; begin < views.size();) {
+        const size_t end = std::min(views.size(), begin + 1 + random() % 3);
+        add(item_over(shape, 2, q, std::span(views).subspan(begin, end - begin)));
+        begin = end;
+      }
+      AttendItem open = whole;
+      open.blocks = {};
+      add(open);
+      const Difference found = difference(merged, expected);
+      EXPECT_LE(found.out, 1e-5);
+      EXPECT_LE(found.lse, 1e-5);
+    }
+  }
+}
+
+TEST(attend, results_do_not_depend_on_addresses_threads_or_company) {
+  const KvShape shape = {.layers = 1, .q_heads = 8, .kv_heads = 4, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 900, 121);
+  const std::vector<float> q = random_queries(shape, 90, 122);
+  for (const CodecPair pair : {CodecPair{Codec::kI4, Codec::kI2}, {Codec::kI8, Codec::kF16}}) {
+    const BlockOptions options = {.k_codec = pair.k, .v_codec = pair.v};
+    const std::vector<Record> records = encode_all(oracle(), tokens, 600, 256, options);
+    const std::vector<Record> copies = encode_all(oracle(), tokens, 600, 256, options);
+    const std::vector<BlockView> views = views_of(records), copied_views = views_of(copies);
+    AttendItem item = item_over(shape, 90, q, views, tokens.open(600, 900));
+    item.causal = true;
+    const Partial expected = attend(engine(), item);
+
+    const std::unique_ptr<Backend> single = make_engine("onednn", 1);
+    item.blocks = copied_views;
+    std::vector<Partial> partials(5, expected);
+    std::vector<AttendItem> items(5, item);
+    items[1].q_len = items[3].q_len = 7;  // other company
+    for (size_t i = 0; i < items.size(); ++i) {
+      std::fill(partials[i].out.begin(), partials[i].out.end(), NAN);
+      items[i].out = partials[i].out.data();
+      items[i].lse = partials[i].lse.data();
+    }
+    for (Backend* backend : {single.get(), &engine()}) {
+      ASSERT_TRUE(backend->attend(items).ok());
+      for (const size_t i : {size_t{0}, size_t{2}, size_t{4}}) {
+        EXPECT_EQ(std::memcmp(partials[i].out.data(), expected.out.data(),
+                              expected.out.size() * sizeof(float)),
+                  0);
+        EXPECT_EQ(partials[i].lse, expected.lse);
+      }
+    }
+  }
+}
+
+TEST(attend, a_query_that_is_not_a_number_gives_no_number) {
+  const KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 100, 123);
+  std::vector<float> q = random_queries(shape, 1, 124);
+  q[5] = NAN;
+  for (const CodecPair pair : kPairs) {
+    if (pair.k == Codec::kBf16) continue;
+    const std::vector<Record> records =
+        encode_all(oracle(), tokens, 100, 256, {.k_codec = pair.k, .v_codec = pair.v});
+    const std::vector<BlockView> views = views_of(records);
+    const Partial partial = attend(engine(), item_over(shape, 1, q, views));
+    for (int c = 0; c < 64; ++c) EXPECT_TRUE(std::isnan(partial.out[c]));
+    for (int c = 64; c < 128; ++c) EXPECT_FALSE(std::isnan(partial.out[c]));
+  }
+}
+
+TEST(attend, calls_that_make_no_sense_are_refused) {
+  const KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 10, 125);
+  const std::vector<float> q = random_queries(shape, 1, 126);
+  for (Backend* backend : {&engine(), &oracle()}) {
+    AttendItem item = item_over(shape, 1, q, {}, tokens.open());
+    EXPECT_EQ(backend->attend({&item, 1}).code(), Code::kInvalidArgument);  // no out
+    std::vector<float> out(128), lse(2);
+    item.out = out.data();
+    item.lse = lse.data();
+    EXPECT_TRUE(backend->attend({&item, 1}).ok());
+    AttendItem bad = item;
+    bad.shape.head_dim = 264;
+    EXPECT_EQ(backend->attend({&bad, 1}).code(), Code::kUnsupported);
+    bad = item;
+    bad.open.token_count = 0;
+    bad.causal = true;
+    EXPECT_EQ(backend->attend({&bad, 1}).code(), Code::kInvalidArgument);
+    bad = item;
+    const BlockView empty = {};
+    bad.blocks = {&empty, 1};
+    EXPECT_EQ(backend->attend({&bad, 1}).code(), Code::kInvalidArgument);
+  }
+}
+
+TEST(cpu_backend, an_unknown_engine_is_refused_with_a_list) {
+  const auto backend = make_cpu_backend({.engine = "abacus"});
+  ASSERT_FALSE(backend.ok());
+  EXPECT_EQ(backend.status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(backend.status().message(),
+            "there is no CPU engine 'abacus'; there are: onednn reference");
+}
+
+TEST(cpu_backend, the_name_says_which_instructions_it_found) {
+  EXPECT_EQ(engine().name().substr(0, 12), "cpu-onednn (");
+  EXPECT_EQ(oracle().name(), "cpu-reference");
+  const char* cap = std::getenv("ONEDNN_MAX_CPU_ISA");
+  if (cap != nullptr && std::string_view(cap) == "AVX2") {
+    EXPECT_EQ(engine().name(), "cpu-onednn (avx2)");
+  }
+}
+
+}  // namespace
+}  // namespace vkv
