@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -46,6 +48,18 @@ inline std::vector<int32_t> golden_tokens(const SafetensorsFile& file, const cha
   std::vector<int64_t> wide(data.size() / sizeof(int64_t));
   std::memcpy(wide.data(), data.data(), data.size());
   return {wide.begin(), wide.end()};
+}
+
+// max|actual - expected| / max(1, max|expected|); infinite if anything is not finite.
+inline float golden_difference(std::span<const float> actual, std::span<const float> expected) {
+  if (actual.size() != expected.size()) return INFINITY;
+  float greatest = 1, worst = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    greatest = std::max(greatest, std::abs(expected[i]));
+    const float gap = std::abs(actual[i] - expected[i]);
+    worst = std::isfinite(gap) ? std::max(worst, gap) : INFINITY;
+  }
+  return worst / greatest;
 }
 
 inline std::vector<GoldenCase> load_golden_cases(const std::string& folder) {

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <memory>
 
@@ -67,18 +66,6 @@ class parity : public testing::TestWithParam<Checkpoint> {
     return images;
   }
 
-  // |actual - expected| as a fraction of max(1, max|expected|).
-  static float difference(std::span<const float> actual, std::span<const float> expected) {
-    if (actual.size() != expected.size()) return INFINITY;
-    float greatest = 1, worst = 0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      greatest = std::max(greatest, std::abs(expected[i]));
-      const float gap = std::abs(actual[i] - expected[i]);
-      worst = std::isfinite(gap) ? std::max(worst, gap) : INFINITY;
-    }
-    return worst / greatest;
-  }
-
   // Logits of the prompt and of each greedy step, case by case.
   void check_logits(Cache& cache, float tolerance) {
     for (const GoldenCase& golden : cases_) {
@@ -98,7 +85,7 @@ class parity : public testing::TestWithParam<Checkpoint> {
                                 .ends_window = true};
       auto logits = model_->forward(cache, request, {});
       ASSERT_TRUE(logits.ok()) << logits.status().message();
-      float worst = difference(logits.value(), golden.prompt_logits);
+      float worst = golden_difference(logits.value(), golden.prompt_logits);
 
       const size_t vocabulary = golden.prompt_logits.size();
       const Role role = Role::kText;
@@ -110,7 +97,7 @@ class parity : public testing::TestWithParam<Checkpoint> {
         auto next = model_->forward(cache, request, {});
         ASSERT_TRUE(next.ok()) << next.status().message();
         const auto expected = std::span(golden.step_logits).subspan(step * vocabulary, vocabulary);
-        worst = std::max(worst, difference(next.value(), expected));
+        worst = std::max(worst, golden_difference(next.value(), expected));
       }
       ASSERT_TRUE(cache.erase(sequence).ok());
       EXPECT_LE(worst, tolerance) << golden.name;
@@ -134,7 +121,7 @@ TEST_P(parity, image_features_equal_those_of_transformers) {
     ASSERT_TRUE(features.ok()) << features.status().message();
     ASSERT_EQ(features.value().size(), golden.features.size() * images.size());
     const auto first = std::span<const float>(features.value()).first(golden.features.size());
-    worst = std::max(worst, difference(first, golden.features));
+    worst = std::max(worst, golden_difference(first, golden.features));
   }
   EXPECT_LE(worst, 1e-4f);
   std::printf("image features: greatest difference %.2e\n", static_cast<double>(worst));

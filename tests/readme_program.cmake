@@ -1,4 +1,5 @@
 # readme_program.cmake: makes a test of the C++ program in the README.
+# SPDX-License-Identifier: Apache-2.0
 file(READ ${PROJECT_SOURCE_DIR}/README.md readme)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/README.md)
 if(NOT readme MATCHES "\n```cpp\n(.*)\n```\n\n## Map")

@@ -61,6 +61,11 @@ Result<Decoder::Layer> Decoder::load_layer(const TextConfig& text, const WeightL
         prefix + name,
         {.outputs = outputs, .inputs = inputs, .bias = bias, .activation = activation});
   };
+  if (!text.qkv_bias && loader.contains(prefix + "self_attn.q_proj.bias"))
+    return Status(Code::kInvalidArgument,
+                  fmt::format("{}self_attn.q_proj has a bias, which a llama decoder has not: "
+                              "model_type of text_config is another",
+                              prefix));
   VKV_TRY_ASSIGN(attention_norm, loader.floats(prefix + "input_layernorm.weight", {hidden}));
   VKV_TRY_ASSIGN(mlp_norm, loader.floats(prefix + "post_attention_layernorm.weight", {hidden}));
   VKV_TRY_ASSIGN(q, linear("self_attn.q_proj", q_width, hidden, text.qkv_bias));

@@ -134,7 +134,7 @@ Result<VisionConfig> read_vision(const Json& object, const std::string& where) {
 
 // RoPE: rope_parameters (transformers 5) or rope_theta and rope_scaling (before).
 double read_rope_theta(Fields& fields) {
-  const double theta = fields.positive("rope_theta", 10000.0);
+  double theta = fields.positive("rope_theta", 10000.0);
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     const Json* const rope = fields.find(key);
     if (rope == nullptr) continue;
@@ -148,10 +148,9 @@ double read_rope_theta(Fields& fields) {
     if (type != "default")
       rope_fields.fail(Code::kUnsupported,
                        fmt::format("rope_type is \"{}\"; there is \"default\"", type));
-    const double inner_theta = rope_fields.positive("rope_theta", theta);
+    theta = rope_fields.positive("rope_theta", theta);
     if (!rope_fields.status().ok())
       fields.fail(rope_fields.status().code(), rope_fields.status().message());
-    return inner_theta;
   }
   return theta;
 }

@@ -1,4 +1,5 @@
-# Writes the pictures, videos and pixel values that the media tests compare with.
+# make_golden.py: writes the pictures, videos and pixel values that the media tests compare with.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: make_golden.py   (needs numpy, torch, torchvision, transformers 5.17, Pillow, ffmpeg)
 
 NAME.npy               uint8 [h, w, 3]   what was resized
@@ -6,6 +7,7 @@ NAME_WxH_FILTER.npy    uint8 [H, W, 3]   torchvision's result, as transformers' 
 NAME_WxH_FILTER_pil.npy                  Pillow's
 clip_NAME.npy          float32 bytes as uint8: see image_processor_test.cpp
 The rest are small files of many formats for media_test.cpp."""
+
 import json
 import subprocess
 from pathlib import Path
@@ -25,18 +27,22 @@ def picture(width, height):
     y, x = np.mgrid[0:height, 0:width]
     image = rng.integers(0, 256, (height, width, 3))
     image[:, : width // 3] = np.stack([x * 7, y * 5, x * y], -1)[:, : width // 3] % 256
-    image[height // 2 :, width // 2 :] = ((x // 4 + y // 3) % 2 * 255)[height // 2 :, width // 2 :, None]
+    image[height // 2 :, width // 2 :] = ((x // 4 + y // 3) % 2 * 255)[
+        height // 2 :, width // 2 :, None
+    ]
     return image.astype(np.uint8)
 
 
 def resizes():
     filters = {"bicubic": tvf.InterpolationMode.BICUBIC, "bilinear": tvf.InterpolationMode.BILINEAR}
-    cases = {"small": (picture(23, 17), [(31, 40), (9, 5), (23, 8), (40, 17), (1, 1)]),
-             "wide": (picture(64, 20), [(16, 16), (7, 33)])}
+    cases = {
+        "small": (picture(23, 17), [(31, 40), (9, 5), (23, 8), (40, 17), (1, 1)]),
+        "wide": (picture(64, 20), [(16, 16), (7, 33)]),
+    }
     for name, (image, sizes) in cases.items():
         np.save(HERE / f"{name}.npy", image)
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-        for (w, h) in sizes:
+        for w, h in sizes:
             for filter_name, mode in filters.items():
                 out = tvf.resize(tensor, [h, w], interpolation=mode, antialias=True)[0]
                 stem = f"{name}_{w}x{h}_{filter_name}"
@@ -46,12 +52,24 @@ def resizes():
 
 
 PROCESSORS = {
-    "clip_crop": (CLIPImageProcessor, dict(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12})),
-    "clip_odd_crop": (CLIPImageProcessor, dict(size={"shortest_edge": 15}, crop_size={"height": 10, "width": 14})),
-    "clip_pad": (CLIPImageProcessor, dict(size={"shortest_edge": 8}, crop_size={"height": 13, "width": 15})),
+    "clip_crop": (
+        CLIPImageProcessor,
+        dict(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12}),
+    ),
+    "clip_odd_crop": (
+        CLIPImageProcessor,
+        dict(size={"shortest_edge": 15}, crop_size={"height": 10, "width": 14}),
+    ),
+    "clip_pad": (
+        CLIPImageProcessor,
+        dict(size={"shortest_edge": 8}, crop_size={"height": 13, "width": 15}),
+    ),
     "siglip": (SiglipImageProcessor, dict(size={"height": 11, "width": 13})),
     "siglip_bilinear": (SiglipImageProcessor, dict(size={"height": 11, "width": 13}, resample=2)),
-    "siglip_plain": (SiglipImageProcessor, dict(size={"height": 6, "width": 5}, do_normalize=False)),
+    "siglip_plain": (
+        SiglipImageProcessor,
+        dict(size={"height": 6, "width": 5}, do_normalize=False),
+    ),
 }
 
 
@@ -70,7 +88,9 @@ def processors():
 
 
 def ffmpeg(*arguments):
-    subprocess.run(["ffmpeg", "-hide_banner", "-loglevel", "error", "-y", *map(str, arguments)], check=True)
+    subprocess.run(
+        ["ffmpeg", "-hide_banner", "-loglevel", "error", "-y", *map(str, arguments)], check=True
+    )
 
 
 def pictures():
@@ -103,13 +123,28 @@ def videos():
     raw.write_bytes(frames.tobytes())
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "48x32", "-r", "5", "-i", raw]
     for name, matrix, arguments in [
-            ("h264_601.mp4", "bt601", ["-c:v", "libx264", "-crf", "8", "-bf", "2", "-colorspace", "smpte170m"]),
-            ("h264_709.mkv", "bt709", ["-c:v", "libx264", "-crf", "8", "-colorspace", "bt709"]),
-            ("full_range.mp4", "bt601", ["-c:v", "libx264", "-crf", "8", "-color_range", "pc"])]:
+        (
+            "h264_601.mp4",
+            "bt601",
+            ["-c:v", "libx264", "-crf", "8", "-bf", "2", "-colorspace", "smpte170m"],
+        ),
+        ("h264_709.mkv", "bt709", ["-c:v", "libx264", "-crf", "8", "-colorspace", "bt709"]),
+        ("full_range.mp4", "bt601", ["-c:v", "libx264", "-crf", "8", "-color_range", "pc"]),
+    ]:
         span = "full" if name.startswith("full") else "limited"
-        scale = f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd,format=yuv420p"
+        scale = (
+            f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd,format=yuv420p"
+        )
         ffmpeg(*source, "-vf", scale, *arguments, HERE / name)
-    ffmpeg("-i", HERE / "h264_601.mp4", "-c", "copy", "-metadata:s:v:0", "rotate=90", HERE / "turned.mp4")
+    ffmpeg(
+        "-i",
+        HERE / "h264_601.mp4",
+        "-c",
+        "copy",
+        "-metadata:s:v:0",
+        "rotate=90",
+        HERE / "turned.mp4",
+    )
     ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", HERE / "sound_only.mkv")
     raw.unlink()
 
