@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from questions import (
-    COLOR_NAMES, EOS_ID, KINDS, PAD_ID, VIDEO_KINDS, VIDEO_TEMPLATES, question_suffix)
+    COLOR_NAMES, EOS_ID, KINDS, PAD_ID, TENS_LETTERS, VIDEO_KINDS, VIDEO_TEMPLATES,
+    question_suffix)
 
 LENGTH = 20  # tokens of a question block: suffix, answer and </s>, padded
 TENS, ONES, COLOR, KIND, A_TENS, A_ONES, A_COLOR, A_KIND, DIGIT, YES = range(10)
@@ -46,6 +47,8 @@ class VideoQuestions:
             table[row, :len(codes)] = torch.tensor(codes)
         self.table, self.start, self.end = table.to(device), start.to(device), end.to(device)
         self.digit_ids = torch.tensor([single(tokenizer, str(i)) for i in range(10)]).to(device)
+        self.tens_ids = self.digit_ids
+        self.letter_ids = torch.tensor([single(tokenizer, c) for c in TENS_LETTERS]).to(device)
         self.color_ids = torch.tensor(
             [single(tokenizer, " " + c) for c in COLOR_NAMES]).to(device)
         self.kind_ids = torch.tensor([single(tokenizer, " " + k) for k in KINDS]).to(device)
@@ -53,10 +56,15 @@ class VideoQuestions:
             [single(tokenizer, " no"), single(tokenizer, " yes")]).to(device)
         self.weights = torch.tensor([WEIGHTS[k] for k in VIDEO_KINDS]).to(device)
 
-    def sample(self, videos, frames, questions, generator, random_numbers=0.0):
+    def use_letters(self):
+        self.tens_ids = self.letter_ids
+
+    def sample(self, videos, frames, questions, generator, random_numbers=0.0, hard=0.0):
         """Labels of videos and questions about them.
 
-        random_numbers: share of videos whose frame numbers are in no order."""
+        random_numbers: share of videos whose frame numbers are in no order;
+        hard: share with few colours and kinds, and (if in no order) few last digits of the
+        numbers, so that neither half of "red star" or of "47" is enough to find a frame."""
         dev, objects = self.device, len(COLOR_NAMES) * len(KINDS)
 
         def rand(*shape):
@@ -67,7 +75,8 @@ class VideoQuestions:
 
         # Distinct objects, some colours and kinds favoured so that counts differ.
         score = -torch.log(-torch.log(rand(videos, objects).clamp(1e-6, 1 - 1e-6)))
-        skew = rand(videos, 2, 1) * 2
+        hard = rand(videos, 1) < hard
+        skew = torch.where(hard[..., None], 4.0, rand(videos, 2, 1) * 2)
         bias_color = torch.randn(videos, len(COLOR_NAMES), 1, generator=generator, device=dev)
         bias_kind = torch.randn(videos, 1, len(KINDS), generator=generator, device=dev)
         score = score + (bias_color * skew[:, :1] + bias_kind * skew[:, 1:]).flatten(1)
@@ -79,7 +88,11 @@ class VideoQuestions:
         first = torch.where(zero_based, 0, randint(101 - frames, videos, 1))
         number = first + torch.arange(frames, device=dev)
         unordered = rand(videos, 1) < random_numbers
-        number = torch.where(unordered, rand(videos, 100).argsort(-1)[:, :frames], number)
+        favoured = (rand(videos, 10) + 0.3 * (rand(videos, 10) < 0.3)).repeat(1, 10)
+        draw = rand(videos, 100) + 2 * favoured * hard
+        number = torch.where(unordered, draw.argsort(-1, descending=True)[:, :frames], number)
+        number = torch.where(
+            unordered, number.gather(1, rand(videos, frames).argsort(-1)), number)
 
         q = torch.multinomial(self.weights.expand(videos, -1), questions, replacement=True,
                               generator=generator)
@@ -118,9 +131,9 @@ class VideoQuestions:
 
         n_asked, n_answer = number.gather(1, target), number.gather(1, answer)
         values = torch.stack([
-            self.digit_ids[n_asked // 10], self.digit_ids[n_asked % 10],
+            self.tens_ids[n_asked // 10], self.digit_ids[n_asked % 10],
             self.color_ids[asked_color], self.kind_ids[asked_kind],
-            self.digit_ids[n_answer // 10], self.digit_ids[n_answer % 10],
+            self.tens_ids[n_answer // 10], self.digit_ids[n_answer % 10],
             self.color_ids[color.gather(1, answer)], self.kind_ids[kind.gather(1, answer)],
             self.digit_ids[count.clamp_max(9)], self.yes_ids[present.long()]], -1)
         codes = self.table[q]

@@ -198,6 +198,26 @@ class TinyVlm(nn.Module):
                     std /= math.sqrt(depth)
                 nn.init.normal_(p, 0, std)
 
+    @torch.no_grad()
+    def make_previous_token_head(self, head=0, frequencies=16, strength=60.0):
+        """Sets a head of the first decoder layer to look one token back, by its biases alone.
+
+        Rotated by RoPE, the constant query at m and key at m - 1 are equal.  Without it the two
+        digits of a number in a question were not brought together in training."""
+        size, dim = self.size, self.size["head_dim"]
+        attention = self.language_model.model.layers[0].self_attn
+        angle = size["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
+        key = torch.zeros(dim // 2).double()
+        key[:frequencies] = strength**0.5
+        query = torch.cat([key * angle.cos(), -key * angle.sin()])
+        rows = slice(head * dim, (head + 1) * dim)
+        group = head // (size["heads"] // size["kv_heads"])
+        key_rows = slice(group * dim, (group + 1) * dim)
+        attention.q_proj.weight[rows] = 0
+        attention.q_proj.bias[rows] = query.to(attention.q_proj.bias)
+        attention.k_proj.bias[key_rows] = F.pad(key, (0, dim // 2)).to(attention.k_proj.bias)
+        attention.o_proj.weight[:, rows].normal_(0, 0.04)
+
     def layout(self, prefix, blocks, length, device):
         """Rotary tables and attention mask of a sequence shape, cached."""
         key = (prefix, blocks, length)

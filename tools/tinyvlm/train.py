@@ -67,6 +67,7 @@ def answer_loss(logits, tokens, is_answer):
 class Trainer:
     def __init__(self, args):
         self.args = args
+        self.start = time.time()
         self.device = torch.device(args.device)
         cuda = self.device.type == "cuda"
         torch.manual_seed(args.seed)
@@ -94,6 +95,8 @@ class Trainer:
         self.questions = VideoQuestions(self.tokenizer, self.device)
         self.easy = EasyVqa(args.data, self.tokenizer, self.device, "train")
         self.easy_test = EasyVqa(args.data, self.tokenizer, self.device, "test")
+        if self.state.get("letters"):
+            self.use_letters()
         slow = [p for n, p in self.net.named_parameters() if n.startswith("vision_tower")]
         fast = [p for n, p in self.net.named_parameters() if not n.startswith("vision_tower")]
         fast += list(self.heads.parameters())
@@ -105,7 +108,6 @@ class Trainer:
                                "scale": scale})
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=cuda)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.start = time.time()
         self.log_lines = []
 
     def log(self, text):
@@ -157,8 +159,17 @@ class Trainer:
                         hits.tolist())))
         self.state["vision_seconds"] += time.time() - begin
 
-    def train_answers(self, seconds):
+    def use_letters(self):
+        self.state["letters"] = True
+        self.questions.use_letters()
+        self.renderer.use_letters()
+
+    def train_answers(self, seconds, ladder=None, random_numbers=0.45, hard=0.5, final=None,
+                      goal=None):
+        """Question answering; ladder: {frames: share of steps} instead of growing by itself;
+        goal: stop when "frame" questions of the first of the ladder reach it."""
         args, begin, step = self.args, time.time(), 0
+        final = args.final if final is None else final
         recent = {f: [] for f in LADDER}
         shown = time.time()
         saved = time.time()
@@ -171,10 +182,13 @@ class Trainer:
                 frames = LADDER[stage]
             else:
                 frames = LADDER[int(torch.randint(max(0, stage - 3), stage, ()))]
+            if ladder:
+                at = torch.multinomial(torch.tensor(list(ladder.values())), 1).item()
+                frames = list(ladder)[at]
             videos = max(1, args.frames // frames)
             with torch.no_grad():
                 batch = self.questions.sample(videos, frames, QUESTIONS[frames], self.generator,
-                                              random_numbers=0.3)
+                                              random_numbers=random_numbers, hard=hard)
                 easy = self.easy.sample(args.frames // 8, 12, self.generator)
                 pixels = torch.cat([self.render(batch), easy["frames"]])
             with self.autocast():
@@ -189,7 +203,7 @@ class Trainer:
             (loss + 0.3 * loss_easy + 0.05 * loss_patch).backward()
             warm = min(1.0, (step + 1) / 200)
             left = 1 - elapsed / seconds
-            fall = min(1.0, left / 0.4) if args.final else 1.0
+            fall = min(1.0, left / 0.55) if final else 1.0
             self.update(args.lr * warm * max(fall, 0.01))
             step += 1
             self.state["steps"] += 1
@@ -204,7 +218,12 @@ class Trainer:
                 (right & is_which).sum() / is_which.sum().clamp_min(1), loss.detach()]))
             recent[frames] = recent[frames][-100:]
             losses.append(right_easy.float().mean())
-            if step % 20 == 0:
+            if goal and step % 20 == 0 and len(recent[next(iter(ladder))]) >= 40:
+                reached = torch.stack(recent[next(iter(ladder))][-40:]).mean(0)[1].item()
+                if reached > goal:
+                    self.log(f"goal reached: {reached:.3f}")
+                    break
+            if step % 20 == 0 and not ladder:
                 top = recent[LADDER[stage]]
                 if len(top) >= 40:
                     mean = torch.stack(top[-40:]).mean(0).tolist()
@@ -230,6 +249,21 @@ class Trainer:
                 saved = time.time()
                 self.save()
         self.state["seconds"] += time.time() - begin
+        return torch.stack(recent[next(iter(ladder))][-40:]).mean(0)[1].item() if ladder else None
+
+    def bind_numbers(self, seconds):
+        """Short hard videos until both digits of a frame's number are used; letters if not."""
+        self.net.make_previous_token_head()
+        usual = self.questions.weights.clone()
+        self.questions.weights[VIDEO_KINDS.index("frame")] += 0.5
+        reached = self.train_answers(seconds, {4: 1.0}, 1.0, 1.0, final=False, goal=0.97)
+        self.log(f"bind_numbers: frame {reached:.3f} at 4 hard frames")
+        if reached < 0.76:
+            self.use_letters()
+            self.train_vision(20)
+            reached = self.train_answers(50, {4: 1.0}, 1.0, 1.0, final=False, goal=0.97)
+            self.log(f"with letters: frame {reached:.3f} at 4 hard frames")
+        self.questions.weights = usual
 
     def save(self):
         if not self.args.out:
@@ -320,9 +354,14 @@ class Trainer:
     def run(self):
         args = self.args
         if self.state["vision_seconds"] < args.vision_seconds - 1:
-            self.train_vision(args.vision_seconds)
+            self.train_vision(args.vision_seconds - self.state["vision_seconds"])
             self.save()
-        self.train_answers(args.seconds - (time.time() - self.start) - args.eval_seconds)
+        if args.bind_seconds:
+            self.bind_numbers(args.bind_seconds)
+            self.save()
+        ladder = {16: 0.45, 8: 0.2, 4: 0.1, 32: 0.25} if args.final else None
+        self.train_answers(
+            args.seconds - (time.time() - self.start) - args.eval_seconds, ladder, 0.4, 0.4)
         self.state["runs"] += 1
         self.save()
         if args.average:
@@ -331,7 +370,9 @@ class Trainer:
         for p in self.net.parameters():
             p.data = p.data.to(torch.bfloat16).float()
         self.save_model()
-        report = self.evaluate({f: n for f, n in zip((4, 8, 16, 32, 64), args.eval_videos)})
+        if args.no_eval:
+            return
+        report = self.evaluate({f: n for f, n in zip((4, 8, 16, 32, 64), args.eval_videos) if n})
         if args.out:
             (Path(args.out) / "report.json").write_text(json.dumps(report, indent=1))
 
@@ -345,6 +386,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=580)
     parser.add_argument("--vision-seconds", type=float, default=40)
     parser.add_argument("--eval-seconds", type=float, default=30)
+    parser.add_argument("--bind-seconds", type=float, default=0)
     parser.add_argument("--eval-videos", type=int, nargs=5, default=[64, 64, 64, 32, 32])
     parser.add_argument("--frames", type=int, default=256, help="video frames a step")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -358,6 +400,7 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--final", action="store_true")
     parser.add_argument("--average", action="store_true", help="ship averaged weights")
+    parser.add_argument("--no-eval", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     if args.out:
