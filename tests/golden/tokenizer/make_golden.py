@@ -1,4 +1,4 @@
-# Writes tokenizer_test's goldens: token ids and decoded text, as the `tokenizers` library has them.
+# make_golden.py: writes token ids and text as Hugging Face's tokenizers library has them.
 # SPDX-License-Identifier: Apache-2.0
 """Usage: python make_golden.py (needs tokenizers 0.23)
 
@@ -9,7 +9,8 @@ with ids and with what the ids decode to, and ids that are no text."""
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers,
+                        trainers)
 
 HERE = Path(__file__).parent
 TINYVLM = HERE.parents[2] / "tools/tinyvlm/golden/random/tokenizer.json"
@@ -21,9 +22,11 @@ TEXTS = [
     "Grüße aus Köln, naïve café", "cafe\u0301 A\u030angstro\u0308m \u1100\u1161\u11a8",
     "Привет, мир! Съешь ещё этих булок", "你好,世界。今天天气很好", "こんにちは世界 カタカナ ﾊﾝｶｸ",
     "안녕하세요 세계", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "Ελληνικά",
-    "😀 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️ 🤷🏽‍♀️", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈 𠜎", "\u00a0nbsp\u2003em\u3000ideographic\u200bzero",
+    "😀 👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️ 🤷🏽‍♀️", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈 𠜎",
+    "\u00a0nbsp\u2003em\u3000ideographic\u200bzero",
     "\u0085next\u2028line\u2029para", "nul\x00bell\x07esc\x1b\x7f", "\ufeffbom \ufffd \u202ertl",
-    "<s>", "</s>text<pad>", "<image><image>\nQuestion: what? Answer:", "<s><image> <s>", "<imag<image>e>",
+    "<s>", "</s>text<pad>", "<image><image>\nQuestion: what? Answer:", "<s><image> <s>",
+    "<imag<image>e>",
     "< s > <S> <image", "a<tool>b <tool>", "x ﬁn y ﬁn", "ﬁ ligature ① Å", "!!!???... ---- ====",
     "a" * 300, "ab" * 200, " " * 100 + "x", "\n" * 50, "éèêë" * 20, "the the the Question Answer",
 ]
@@ -39,7 +42,8 @@ def gpt2_style():
                                   special_tokens=["<s>", "</s>", "<image>"],
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator([t for t in TEXTS if "<" not in t], trainer)
-    tokenizer.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("fin", normalized=True)])
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False),
+                          AddedToken("fin", normalized=True)])
     written = json.loads(tokenizer.to_str())
     written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]
     path = HERE / "gpt2_style.json"
