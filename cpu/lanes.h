@@ -19,6 +19,7 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef double Doubles __attribute__((vector_size(64)));  // 8 lanes
 typedef float Floats8 __attribute__((vector_size(32)));
+typedef int32_t Ints8 __attribute__((vector_size(32)));
 typedef uint32_t Words8 __attribute__((vector_size(32)));
 
 template <class Vector>
@@ -34,7 +35,7 @@ inline void store(void* to, const Vector& vector) {
 }
 
 inline Floats all(float value) { return Floats{} + value; }
-inline Floats max_of(Floats a, Floats b) { return a > b ? a : b; }
+inline Ints max_of(Ints a, Ints b) { return a > b ? a : b; }
 inline Floats to_floats(Ints ints) { return __builtin_convertvector(ints, Floats); }
 inline Ints to_ints(Floats floats) { return __builtin_convertvector(floats, Ints); }
 inline Ints bits_of(Floats floats) { return load<Ints>(&floats); }
@@ -42,30 +43,20 @@ inline Floats from_bits(Ints bits) { return load<Floats>(&bits); }
 
 inline Ints lane_index() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
-// Sums and maxima across lanes, always in the same tree.
+inline Floats8 low_half(const Floats& x) { return load<Floats8>(&x); }
+inline Floats8 high_half(const Floats& x) {
+  return load<Floats8>(reinterpret_cast<const char*>(&x) + sizeof(Floats8));
+}
+
+// Sums across lanes, always in the same tree: lane i takes lane i + 8, then i + 4, 2, 1.
 inline float sum_of_lanes(Floats floats) {
-  float lanes[kLanes];
-  store(lanes, floats);
-  for (int step = kLanes / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
+  const Floats8 x = low_half(floats) + high_half(floats);
+  const float a = x[0] + x[4], b = x[1] + x[5], c = x[2] + x[6], d = x[3] + x[7];
+  return (a + c) + (b + d);
 }
 
-inline float max_of_lanes(Floats floats) {
-  float lanes[kLanes];
-  store(lanes, floats);
-  for (int step = kLanes / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i)
-      lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
-  return lanes[0];
-}
-
-inline double sum_of_lanes(Doubles doubles) {
-  double lanes[8];
-  store(lanes, doubles);
-  for (int step = 4; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
+inline double sum_of_lanes(Doubles x) {
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
 // Rounds to nearest even; |x| < 2^22.
@@ -74,7 +65,7 @@ inline Floats round_of(Floats x) {
   return (x + shift) - shift;
 }
 
-// e^x for x <= 0, to 1e-7 of the result; 0 below -87, where fp32 turns subnormal. NaN stays NaN.
+// e^x for x <= 0, to 1e-7 of the result; e^-87 below -87, short of subnormals. NaN stays NaN.
 // The polynomial is that of Cephes' expf, on |x| <= ln(2) / 2.
 inline Floats exp_of(Floats x) {
   const Floats least = all(-87.0f);
@@ -89,7 +80,7 @@ inline Floats exp_of(Floats x) {
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1.0f;
   const Floats power = from_bits((to_ints(n) + 127) << 23);
-  return x < least ? Floats{} : p * power;
+  return p * power;
 }
 
 }  // namespace vkv::VKV_ISA

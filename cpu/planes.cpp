@@ -17,28 +17,35 @@ namespace {
 
 // Adds sixteen exact products to eight sums.
 inline Doubles add_products_of(Floats a, Floats b, Doubles sums) {
-  float lanes_a[kLanes], lanes_b[kLanes];
-  store(lanes_a, a);
-  store(lanes_b, b);
-  const Doubles low = __builtin_convertvector(load<Floats8>(lanes_a), Doubles) *
-                      __builtin_convertvector(load<Floats8>(lanes_b), Doubles);
-  const Doubles high = __builtin_convertvector(load<Floats8>(lanes_a + 8), Doubles) *
-                       __builtin_convertvector(load<Floats8>(lanes_b + 8), Doubles);
+  const Doubles low =
+      __builtin_convertvector(low_half(a), Doubles) * __builtin_convertvector(low_half(b), Doubles);
+  const Doubles high = __builtin_convertvector(high_half(a), Doubles) *
+                       __builtin_convertvector(high_half(b), Doubles);
   return sums + low + high;
 }
 
-inline Floats magnitude_of(Floats x) { return from_bits(bits_of(x) & 0x7fffffff); }
+// The largest |q * scale| of a row. Bits of non-negative floats compare like the floats, and those
+// of NaN are the largest, so NaN gets through.
+inline float row_magnitude(const float* q, int channels, const float* scale) {
+  Ints largest = {};
+  for (int c = 0; c < channels; c += kLanes) {
+    const Ints bits = bits_of(load<Floats>(q + c) * load<Floats>(scale + c));
+    largest = max_of(bits & 0x7fffffff, largest);
+  }
+  int32_t lanes[kLanes];
+  store(lanes, largest);
+  int32_t bits = 0;
+  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+  float magnitude;
+  std::memcpy(&magnitude, &bits, sizeof(magnitude));
+  return magnitude;
+}
 
-inline void make_row_planes(const float* q, int channels, const float* scale, const float* zero,
-                            float code_middle, uint8_t* high, uint8_t* low, float* step,
-                            double* beta) {
-  Floats largest = {};
-  for (int c = 0; c < channels; c += kLanes)
-    largest = max_of(magnitude_of(load<Floats>(q + c) * load<Floats>(scale + c)), largest);
-  const float magnitude = max_of_lanes(largest);
-  *step = magnitude / kQuerySteps;
-  const float inverse = *step > 0.0f ? kQuerySteps / magnitude : 0.0f;
-
+// Writes a row's planes; returns its beta.
+inline double make_row_planes(const float* q, int channels, const float* scale, const float* zero,
+                              float step, float code_middle, uint8_t* high, uint8_t* low) {
+  // A row so small that its step is subnormal has no score to speak of, and no inverse.
+  const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
   Doubles zeros = {};
   Floats rest_sum = {};
   for (int c = 0; c < channels; c += kLanes) {
@@ -46,12 +53,12 @@ inline void make_row_planes(const float* q, int channels, const float* scale, co
     const Floats scaled = row * load<Floats>(scale + c);
     const Floats rounded = round_of(scaled * inverse);
     zeros = add_products_of(row, load<Floats>(zero + c), zeros);
-    rest_sum += scaled - rounded * *step;
+    rest_sum += scaled - rounded * step;
     const Ints unsigned_steps = to_ints(rounded) + 32768;
     store(high + c, __builtin_convertvector(unsigned_steps >> 8, Bytes));
     store(low + c, __builtin_convertvector(unsigned_steps & 255, Bytes));
   }
-  *beta = sum_of_lanes(zeros) + double{code_middle} * double{sum_of_lanes(rest_sum)};
+  return sum_of_lanes(zeros) + double{code_middle} * double{sum_of_lanes(rest_sum)};
 }
 
 // out = keep * out + gain * (scale * product) + shift * zero over one row.
@@ -75,11 +82,15 @@ inline void add_row(const Product& product, int row, float gain, float shift,
 
 void make_query_planes(const float* q, int rows, int channels, const float* scale,
                        const float* zero, float code_middle, const QueryPlanes& planes) {
+  // In two passes, so that the second does not wait for each row's maximum.
   for (int row = 0; row < rows; ++row)
-    make_row_planes(q + static_cast<size_t>(row) * channels, channels, scale, zero, code_middle,
-                    planes.planes + static_cast<size_t>(row) * channels,
-                    planes.planes + static_cast<size_t>(rows + row) * channels, planes.step + row,
-                    planes.beta + row);
+    planes.step[row] =
+        row_magnitude(q + static_cast<size_t>(row) * channels, channels, scale) / kQuerySteps;
+  for (int row = 0; row < rows; ++row)
+    planes.beta[row] = make_row_planes(q + static_cast<size_t>(row) * channels, channels, scale,
+                                       zero, planes.step[row], code_middle,
+                                       planes.planes + static_cast<size_t>(row) * channels,
+                                       planes.planes + static_cast<size_t>(rows + row) * channels);
   std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
               static_cast<size_t>(channels));
 }

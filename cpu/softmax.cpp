@@ -6,6 +6,8 @@
 // on, and the mass of the tail is kept to a step a lane.
 #include "cpu/softmax.h"
 
+#include <immintrin.h>
+
 #include "cpu/lanes.h"
 
 namespace vkv::VKV_ISA {
@@ -16,15 +18,29 @@ constexpr float kMinusInfinity = -__builtin_inff();
 // Lanes of a vector that begins at token t and are visible.
 inline Ints visible_lanes(int t, int visible) { return lane_index() < visible - t; }
 
+inline float larger(float a, float b) { return a > b ? a : b; }
+
+// -inf where nothing is visible.
 inline float row_max(const float* scores, int visible) {
-  Floats largest = all(kMinusInfinity);
+  __m256 even = _mm256_set1_ps(kMinusInfinity), odd = even;
   int t = 0;
-  for (; t + kLanes <= visible; t += kLanes) largest = max_of(load<Floats>(scores + t), largest);
-  if (t < visible) {
-    const Floats tail = load<Floats>(scores + t);
-    largest = max_of(visible_lanes(t, visible) ? tail : all(kMinusInfinity), largest);
+  for (; t + kLanes <= visible; t += kLanes) {
+    even = _mm256_max_ps(_mm256_loadu_ps(scores + t), even);
+    odd = _mm256_max_ps(_mm256_loadu_ps(scores + t + 8), odd);
   }
-  return max_of_lanes(largest);
+  float lanes[8];
+  _mm256_storeu_ps(lanes, _mm256_max_ps(even, odd));
+  float largest = kMinusInfinity;
+  for (const float lane : lanes) largest = larger(lane, largest);
+  for (; t < visible; ++t) largest = larger(scores[t], largest);
+  return largest;
+}
+
+// In a pass of its own, so that no row's weights wait for the maximum.
+inline void find_maxima(const TileWeights& weights) {
+  for (int row = 0; row < weights.rows; ++row)
+    weights.max[row] =
+        row_max(weights.scores + static_cast<size_t>(row) * kTileTokens, weights.visible[row]);
 }
 
 inline Floats weights_at(const float* scores, int t, int visible, float max) {
@@ -35,10 +51,11 @@ inline Floats weights_at(const float* scores, int t, int visible, float max) {
 }  // namespace
 
 void softmax_floats(const TileWeights& weights) {
+  find_maxima(weights);
   for (int row = 0; row < weights.rows; ++row) {
     float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
     const int visible = weights.visible[row];
-    const float max = row_max(scores, visible);
+    const float max = weights.max[row];
     Floats sum = {};
     int t = 0;
     for (; t < visible; t += kLanes) {
@@ -47,25 +64,24 @@ void softmax_floats(const TileWeights& weights) {
       sum += weight;
     }
     for (; t < weights.tokens; t += kLanes) store(scores + t, Floats{});
-    weights.max[row] = max;
     weights.sum[row] = sum_of_lanes(sum);
   }
 }
 
 void softmax_planes(const TileWeights& weights) {
+  find_maxima(weights);
   for (int row = 0; row < weights.rows; ++row) {
     const float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
     uint8_t* high = weights.planes + static_cast<size_t>(row) * kTileTokens;
     uint8_t* low = weights.planes + static_cast<size_t>(weights.rows + row) * kTileTokens;
     const int visible = weights.visible[row];
-    const float max = row_max(scores, visible);
+    const float max = weights.max[row];
     Floats sum = {}, rest = {};
     int t = 0;
     for (; t < visible; t += kLanes) {
+      // Never below -0.5 nor above kPlaneSteps + 0.5, so it rounds into 16 bits without a clamp.
       const Floats exact = weights_at(scores, t, visible, max) * kPlaneSteps + rest;
-      // The carried half step may lift the largest weight past 16 bits.
-      const Floats bounded = exact > all(kPlaneSteps) ? all(kPlaneSteps) : exact;
-      const Floats rounded = round_of(bounded > Floats{} ? bounded : Floats{});
+      const Floats rounded = round_of(exact);
       rest = exact - rounded;
       sum += rounded;
       const Ints steps = to_ints(rounded);
@@ -76,7 +92,6 @@ void softmax_planes(const TileWeights& weights) {
       store(high + t, Bytes{});
       store(low + t, Bytes{});
     }
-    weights.max[row] = max;
     // The sum is of integers below 2^24: exact. A score that is not a number shows in `rest`.
     const float nan_or_zero = sum_of_lanes(rest) * 0.0f;
     weights.sum[row] = sum_of_lanes(sum) * (1.0f / kPlaneSteps) + nan_or_zero;

@@ -21,7 +21,8 @@ namespace vkv {
 
 inline constexpr int kPanelWidth = 64;
 inline constexpr int kTileTokens = 128;
-inline constexpr int kPlaneSteps = 65535;  // a probability of 1, relative to the tile's largest
+inline constexpr int kPlaneSteps =
+    65534;  // the tile's largest weight; one step is left for rounding
 inline constexpr int kQuerySteps = 32767;  // the largest |q * s| of a row
 
 // Rows and columns of a packed matrix of codes (runtime/base/block_format.h); ranges in 32s.

@@ -9,35 +9,46 @@
 namespace vkv::VKV_ISA {
 namespace {
 
-// Calls put(row, column, quad) for every eight rows and four columns of the tile: lane g of `quad`
-// has, as four bytes, the codes of row + g in column .. column + 3. Row and column are relative to
-// the tile. The order of words is that of code_position() in runtime/base/block_format.h.
-template <int kBits, class Put>
-inline void for_each_quad(const CodeTile& tile, const Put& put) {
-  constexpr int kPlanes = 8 / kBits;
-  constexpr int kRowTiles = kBits == 1 ? 2 : 1;
-  constexpr int kGroupRows = 16 * kRowTiles;
-  constexpr int kWords = 4 * kRowTiles / kPlanes;
+// Calls put(target, row, column, quad) for every eight rows and four columns of the tile, where
+// lane g of `quad` has, as four bytes, the codes of row + g in column .. column + 3. Row and column
+// are constants once the loops are unrolled; `target` is where a group of rows and 32 columns
+// begins in panels whose rows are kRowStep values apart. The order of words is that of
+// code_position() in runtime/base/block_format.h.
+template <int kBits, int kRowStep, class Value, class Put>
+inline void for_each_quad(const CodeTile& tile, Value* panels, const Put& put) {
+  constexpr unsigned kPlanes = 8 / kBits;
+  constexpr unsigned kRowTiles = kBits == 1 ? 2 : 1;
+  constexpr unsigned kGroupRows = 16 * kRowTiles;
+  constexpr unsigned kWords = 4 * kRowTiles / kPlanes;
   constexpr uint32_t kMask = 0x01010101u * ((1u << kBits) - 1);
 
-  const int column_tiles = tile.columns / 32;
-  const uint32_t* words = static_cast<const uint32_t*>(tile.payload);
-  for (int row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
-    for (int column = tile.column_begin; column < tile.column_end; column += 32) {
-      const int group = row / kGroupRows * column_tiles + column / 32;
-      const uint32_t* lanes = words + static_cast<size_t>(group) * kWords * 32;
-      for (int w = 0; w < kWords; ++w) {
-        for (int t = 0; t < 4; ++t) {
-          const Words8 word = load<Words8>(lanes + (w * 4 + t) * 8);
-          for (int p = 0; p < kPlanes; ++p) {
-            const int reg = w * kPlanes + p;
-            const int row_tile = reg / 4, column_half = reg / 2 % 2, row_half = reg % 2;
-            put(row - tile.row_begin + row_tile * 16 + row_half * 8,
-                column - tile.column_begin + column_half * 16 + t * 4,
+  const unsigned rows = static_cast<unsigned>(tile.row_end - tile.row_begin);
+  const unsigned columns = static_cast<unsigned>(tile.column_end - tile.column_begin);
+  const size_t group_words = static_cast<size_t>(tile.columns) * kWords;  // 32 a 32 columns
+  const uint32_t* group = static_cast<const uint32_t*>(tile.payload) +
+                          static_cast<unsigned>(tile.row_begin) / kGroupRows * group_words +
+                          static_cast<unsigned>(tile.column_begin) * kWords;
+  for (unsigned row = 0; row < rows; row += kGroupRows, group += group_words) {
+    Value* target =
+        panels + size_t{row / kPanelWidth} * columns * kPanelWidth + row % kPanelWidth * kRowStep;
+    const uint32_t* words = group;
+    for (unsigned column = 0; column < columns; column += 32) {
+#pragma GCC unroll 4
+      for (unsigned w = 0; w < kWords; ++w) {
+#pragma GCC unroll 4
+        for (unsigned t = 0; t < 4; ++t) {
+          const Words8 word = load<Words8>(words + (w * 4 + t) * 8);
+#pragma GCC unroll 8
+          for (unsigned p = 0; p < kPlanes; ++p) {
+            const unsigned reg = w * kPlanes + p;
+            const unsigned row_tile = reg / 4, column_half = reg / 2 % 2, row_half = reg % 2;
+            put(target, row_tile * 16 + row_half * 8, column_half * 16 + t * 4,
                 Words8(word >> (kBits * p) & kMask));
           }
         }
       }
+      words += kWords * 32;
+      target += 32 * kPanelWidth;
     }
   }
 }
@@ -45,23 +56,21 @@ inline void for_each_quad(const CodeTile& tile, const Put& put) {
 template <int kBits>
 void unpack_bytes_of(const CodeTile& tile, uint8_t* panels) {
   constexpr uint32_t kFlip = kBits == 8 ? 0x80808080u : 0u;  // code - 128 as a signed byte
-  const size_t panel_bytes = static_cast<size_t>(tile.column_end - tile.column_begin) * kPanelWidth;
-  for_each_quad<kBits>(tile, [=](int row, int column, Words8 quad) {
-    uint8_t* panel = panels + static_cast<size_t>(row / kPanelWidth) * panel_bytes;
-    store(panel + (column * kPanelWidth + row % kPanelWidth * 4), quad ^ kFlip);
-  });
+  for_each_quad<kBits, 4>(tile, panels,
+                          [](uint8_t* target, unsigned row, unsigned column, Words8 quad) {
+                            store(target + column * kPanelWidth + row * 4, quad ^ kFlip);
+                          });
 }
 
 template <int kBits>
 void unpack_floats_of(const CodeTile& tile, float* panels) {
-  const size_t panel_floats =
-      static_cast<size_t>(tile.column_end - tile.column_begin) * kPanelWidth;
-  for_each_quad<kBits>(tile, [=](int row, int column, Words8 quad) {
-    float* panel = panels + static_cast<size_t>(row / kPanelWidth) * panel_floats;
-    for (int i = 0; i < 4; ++i)
-      store(panel + (column + i) * kPanelWidth + row % kPanelWidth,
-            __builtin_convertvector(quad >> (8 * i) & 0xffu, Floats8));
-  });
+  for_each_quad<kBits, 1>(
+      tile, panels, [](float* target, unsigned row, unsigned column, Words8 quad) {
+        for (unsigned i = 0; i < 4; ++i)
+          store(target + (column + i) * kPanelWidth + row,
+                __builtin_convertvector(__builtin_convertvector(quad >> (8 * i) & 0xffu, Ints8),
+                                        Floats8));
+      });
 }
 
 // Eight rows of eight 16-bit values; result[i] has column i of every row.

@@ -37,9 +37,9 @@ Backend& oracle() {
 std::vector<float> random_queries(const KvShape& shape, int q_len, uint32_t seed,
                                   float sigma = 1.0f) {
   std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, sigma);
+  std::normal_distribution<float> normal;
   std::vector<float> q(static_cast<size_t>(q_len) * shape.q_heads * shape.head_dim);
-  for (float& x : q) x = normal(random);
+  for (float& x : q) x = sigma * normal(random);
   return q;
 }
 
@@ -280,6 +280,21 @@ TEST(attend, scores_of_large_magnitude_neither_overflow_nor_drift) {
       const std::vector<BlockView> views = views_of(records);
       // Planes have 16 bits of q * s: scores err by some 2e-5 of their spread, which is sigma.
       expect_agreement(item_over(shape, 1, q, views), 2e-4 * std::max(1.0f, sigma / 5));
+    }
+  }
+}
+
+TEST(attend, queries_too_small_for_planes_see_every_token_alike) {
+  const KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 200, 127);
+  for (const float sigma : {0.0f, 1e-42f, 1e-36f}) {
+    const std::vector<float> q = random_queries(shape, 1, 128, sigma);
+    for (const CodecPair pair : kPairs) {
+      if (pair.k == Codec::kBf16) continue;
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, 200, 256, {.k_codec = pair.k, .v_codec = pair.v});
+      const std::vector<BlockView> views = views_of(records);
+      expect_agreement(item_over(shape, 1, q, views));
     }
   }
 }

@@ -16,6 +16,10 @@ namespace {
 // activations of a 7B model (19k floats a row) stay under 80 MB.
 constexpr int64_t kChunkRows = 1024;
 
+// The cache ranks visual tokens by what the last so many queries of a window look at: it gets them
+// even where no logits are asked for.
+constexpr int64_t kSaliencyQueries = 64;
+
 size_t values(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
 
 // Calls body(first, row_count) for chunks of the rows [first, end).
@@ -179,18 +183,20 @@ Status Decoder::project_qkv(Layer& layer, Buffers& buffers, int64_t token_count,
   return {};
 }
 
-Status Decoder::attend(Cache& cache, int layer, const ForwardRequest& request,
+// K and V of all tokens go to the cache; the queries are those of the tokens from `first` on.
+Status Decoder::attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first,
                        Buffers& buffers) const {
   const int token_count = static_cast<int>(request.tokens.size());
+  const int64_t q_width = int64_t{config_.text.q_heads} * config_.text.head_dim;
   VKV_TRY(cache.append(layer, {.sequence = request.sequence,
                                .token_count = token_count,
                                .k = buffers.k.data(),
                                .v = buffers.v.data(),
                                .roles = request.roles}));
   const AttendRequest attend_request = {.sequence = request.sequence,
-                                        .q_len = token_count,
-                                        .q = buffers.q.data(),
-                                        .out = buffers.attended.data(),
+                                        .q_len = token_count - static_cast<int>(first),
+                                        .q = buffers.q.data() + first * q_width,
+                                        .out = buffers.attended.data() + first * q_width,
                                         .ends_window = request.ends_window};
   return cache.attend(layer, {&attend_request, 1});
 }
@@ -231,9 +237,11 @@ Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& 
   const auto total = static_cast<uint64_t>(token_count) * layers_.size();
   for (size_t index = 0; index < layers_.size(); ++index) {
     VKV_TRY(project_qkv(layers_[index], buffers, token_count, watch));
-    VKV_TRY(attend(cache, static_cast<int>(index), request, buffers));
     // Past the last layer only the tokens whose logits are asked for go on.
     const bool is_last = index + 1 == layers_.size();
+    const int64_t first_query =
+        is_last ? std::min(first_logit, std::max<int64_t>(0, token_count - kSaliencyQueries)) : 0;
+    VKV_TRY(attend(cache, static_cast<int>(index), request, first_query, buffers));
     VKV_TRY(finish_layer(layers_[index], buffers, is_last ? first_logit : 0, token_count, watch));
     watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
   }

@@ -41,7 +41,8 @@ class Decoder {
   Status check(const ForwardRequest& request) const;
   void embed(const ForwardRequest& request, float* x) const;
   Status project_qkv(Layer& layer, Buffers& buffers, int64_t token_count, const Watch& watch);
-  Status attend(Cache& cache, int layer, const ForwardRequest& request, Buffers& buffers) const;
+  Status attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first,
+                Buffers& buffers) const;
   Status finish_layer(Layer& layer, Buffers& buffers, int64_t first, int64_t token_count,
                       const Watch& watch);
   Result<std::vector<float>> logits(const float* x, int64_t row_count);

@@ -1,0 +1,126 @@
+// answer_json.cpp: answers and failures as JSON.
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tools/vkv/answers.h"
+
+namespace vkv {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string role_name(int role) { return std::string(name(static_cast<Role>(role))); }
+
+Json tier_json(const TierBytes& tier) { return {{"bytes", tier.bytes}, {"peak", tier.peak}}; }
+
+TierBytes tier_from(const Json& json) {
+  return {json.at("bytes").get<uint64_t>(), json.at("peak").get<uint64_t>()};
+}
+
+Json kv_json(const RoleStats& role) {
+  return {{"tokens", role.token_count},
+          {"values", role.value_count},
+          {"stored_bits", role.stored_bits},
+          {"bits_per_value", role.bits_per_value()},
+          {"sealed_values", role.sealed_value_count},
+          {"sealed_stored_bits", role.sealed_stored_bits},
+          {"nvme_values", role.nvme_value_count},
+          {"high_values", role.high_value_count}};
+}
+
+RoleStats kv_from(const Json& json) {
+  RoleStats role;
+  role.token_count = json.at("tokens").get<uint64_t>();
+  role.value_count = json.at("values").get<uint64_t>();
+  role.stored_bits = json.at("stored_bits").get<uint64_t>();
+  role.sealed_value_count = json.at("sealed_values").get<uint64_t>();
+  role.sealed_stored_bits = json.at("sealed_stored_bits").get<uint64_t>();
+  role.nvme_value_count = json.at("nvme_values").get<uint64_t>();
+  role.high_value_count = json.at("high_values").get<uint64_t>();
+  return role;
+}
+
+AnswerRecord record_from(const Json& json) {
+  AnswerRecord record;
+  record.id = json.at("id").get<std::string>();
+  record.question = json.at("question").get<int64_t>();
+  record.hash = json.at("hash").get<std::string>();
+  record.group = json.value("group", "");
+  record.prompt = json.at("prompt").get<std::string>();
+  record.text = json.at("text").get<std::string>();
+  if (json.contains("expected")) {
+    record.expected = json.at("expected").get<std::string>();
+    record.correct = json.at("correct").get<bool>();
+  }
+  record.finish = json.at("finish").get<std::string>() == name(FinishReason::kLength)
+                      ? FinishReason::kLength
+                      : FinishReason::kEos;
+  record.answer_tokens = json.at("tokens").at("answer").get<uint64_t>();
+  for (int role = 0; role < kRoleCount; ++role) {
+    record.prompt_tokens[static_cast<size_t>(role)] =
+        json.at("tokens").at(role_name(role)).get<uint64_t>();
+    record.kv[static_cast<size_t>(role)] = kv_from(json.at("kv").at(role_name(role)));
+  }
+  record.media_seconds = json.at("media_ms").get<double>() / 1e3;
+  record.ttft_seconds = json.at("ttft_ms").get<double>() / 1e3;
+  const Json& tpot = json.at("tpot_ms");
+  record.tpot_seconds = tpot.is_null() ? 0 : tpot.get<double>() / 1e3;
+  record.dram = tier_from(json.at("tiers").at("dram"));
+  record.nvme = tier_from(json.at("tiers").at("nvme"));
+  const Json& io = json.at("io");
+  record.io = {io.at("nvme_reads").get<uint64_t>(), io.at("nvme_read_bytes").get<uint64_t>(),
+               io.at("nvme_written_bytes").get<uint64_t>(), io.at("prefetch_hits").get<uint64_t>(),
+               io.at("prefetch_ready").get<uint64_t>()};
+  return record;
+}
+
+}  // namespace
+
+Json to_json(const AnswerRecord& record) {
+  Json json = {{"id", record.id},
+               {"question", record.question},
+               {"hash", record.hash},
+               {"prompt", record.prompt},
+               {"text", record.text},
+               {"finish", name(record.finish)},
+               {"tokens", {{"answer", record.answer_tokens}}},
+               {"media_ms", record.media_seconds * 1e3},
+               {"ttft_ms", record.ttft_seconds * 1e3},
+               {"tpot_ms", nullptr},
+               {"tiers", {{"dram", tier_json(record.dram)}, {"nvme", tier_json(record.nvme)}}},
+               {"io",
+                {{"nvme_reads", record.io.nvme_reads},
+                 {"nvme_read_bytes", record.io.nvme_read_bytes},
+                 {"nvme_written_bytes", record.io.nvme_written_bytes},
+                 {"prefetch_hits", record.io.prefetch_hits},
+                 {"prefetch_ready", record.io.prefetch_ready}}}};
+  if (record.tpot_seconds > 0) json["tpot_ms"] = record.tpot_seconds * 1e3;
+  if (!record.group.empty()) json["group"] = record.group;
+  if (record.expected) {
+    json["expected"] = *record.expected;
+    json["correct"] = record.correct;
+  }
+  for (int role = 0; role < kRoleCount; ++role) {
+    json["tokens"][role_name(role)] = record.prompt_tokens[static_cast<size_t>(role)];
+    json["kv"][role_name(role)] = kv_json(record.kv[static_cast<size_t>(role)]);
+  }
+  return json;
+}
+
+Json to_json(const FailureRecord& record) {
+  Json json = {{"id", record.id}, {"line", record.line}, {"error", record.error}};
+  if (record.question >= 0) json["question"] = record.question;
+  return json;
+}
+
+Result<AnswerRecord> answer_from_json(const Json& json) {
+  try {
+    return record_from(json);
+  } catch (const Json::exception& error) {
+    return Status(Code::kInvalidArgument, fmt::format("is not an answer: {}", error.what()));
+  }
+}
+
+}  // namespace vkv

@@ -1,0 +1,70 @@
+// main.cpp: the vkv program: reads the command line and runs a subcommand.
+// SPDX-License-Identifier: Apache-2.0
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "tools/vkv/exit_code.h"
+#include "tools/vkv/run_command.h"
+#include "tools/vkv/topo_command.h"
+
+namespace {
+
+constexpr const char* kAbout =
+    "VisualKV runs image and video jobs on a multimodal language model whose KV cache is "
+    "quantized and kept where it fits: DRAM, and NVMe below it.";
+
+constexpr const char* kFooter = R"(
+Start with:
+  vkv run --model DIR --image picture.png --prompt "What is it?"
+  vkv topo
+
+`vkv run --help` has more examples, the presets and the format of batches.
+Exit status: 0 all right, 1 some jobs failed, 2 wrong flags, model or budgets, 130 interrupted.)";
+
+int run(int argc, char** argv) {
+  CLI::App app(kAbout, "vkv");
+  app.set_version_flag("--version", "vkv " VKV_VERSION);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+
+  vkv::RunArguments run_arguments;
+  CLI::App* run_app = app.add_subcommand(
+      "run", "Answer questions about pictures and video, one job or a batch of them");
+  vkv::add_run_flags(*run_app, run_arguments);
+
+  bool topo_json = false;
+  CLI::App* topo_app = app.add_subcommand(
+      "topo",
+      "Show what this machine has: CPUs, caches, memory nodes, GPUs, NVMe disks, and which "
+      "engines would be used");
+  topo_app->add_flag("--json", topo_json, "Print as JSON");
+  topo_app->footer("\nExample: vkv topo");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Help and version are "errors" too, with status 0. Their text goes to standard output.
+    return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
+  }
+  if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
+  return vkv::run_command(run_arguments);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // The last resort against exceptions of libraries and std::bad_alloc: one line, no crash.
+  try {
+    spdlog::set_default_logger(spdlog::stderr_color_st("vkv"));
+    spdlog::set_pattern("%n: %^%l%$: %v");
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "vkv: error: %s\n", error.what());
+    return vkv::kExitSomeFailed;
+  }
+}

@@ -1,0 +1,217 @@
+// session.cpp: media, prompt and answers of a job.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vkv/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "tools/mllm/media.h"
+
+namespace vkv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Gives the media's sequence back, whatever happens to its questions.
+class PrefixOwner {
+ public:
+  PrefixOwner(Generator* generator, const MediaPrefix& prefix)
+      : generator_(generator), prefix_(prefix) {}
+  ~PrefixOwner() { (void)generator_->release(prefix_); }  // fails only for an unknown sequence
+  PrefixOwner(const PrefixOwner&) = delete;
+  PrefixOwner& operator=(const PrefixOwner&) = delete;
+
+  const MediaPrefix& prefix() const { return prefix_; }
+
+ private:
+  Generator* generator_;
+  MediaPrefix prefix_;
+};
+
+TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
+  const TierStats& of = stats.tier[static_cast<size_t>(tier)];
+  return {of.bytes_used, of.bytes_peak};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Progress* progress,
+                                               const std::atomic<bool>* cancel) {
+  progress->begin_phase("loading the model", "");
+  VKV_TRY_ASSIGN(processor, ImageProcessor::load(options.model_folder));
+  VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model_folder));
+  VKV_TRY_ASSIGN(model, Model::load(options.model_folder, {.threads = options.cache.threads}));
+  const int edge = model->config().vision.image_edge;
+  if (processor.height() != edge || processor.width() != edge) {
+    return Status(
+        Code::kInvalidArgument,
+        fmt::format("{}: the processor makes pictures of {} x {}, the vision tower takes "
+                    "{} x {}: they are of different checkpoints",
+                    options.model_folder, processor.width(), processor.height(), edge, edge));
+  }
+  CacheOptions cache_options = options.cache;
+  cache_options.shape = model->kv_shape();
+  cache_options.element = ElementType::kF32;
+  VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
+
+  std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),
+                                               std::move(processor), std::move(cache), progress,
+                                               cancel));
+  VKV_TRY_ASSIGN(generator, Generator::make(session->model_.get(), &session->tokenizer_,
+                                            session->cache_.get(), options.generator));
+  session->generator_ = std::make_unique<Generator>(std::move(generator));
+  progress->clear();
+  return session;
+}
+
+Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer, ImageProcessor processor,
+                 std::unique_ptr<Cache> cache, Progress* progress, const std::atomic<bool>* cancel)
+    : model_(std::move(model)),
+      tokenizer_(std::move(tokenizer)),
+      processor_(std::move(processor)),
+      cache_(std::move(cache)),
+      progress_(progress),
+      cancel_(cancel) {}
+
+// `per_unit`: how much of the work's own count makes one unit.
+Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per_unit) {
+  progress_->begin_phase(phase, unit);
+  return {.progress = [this, per_unit](
+                          uint64_t done,
+                          uint64_t total) { progress_->update(done / per_unit, total / per_unit); },
+          .cancel = cancel_};
+}
+
+// Pixel values, picture after picture. Frames are let go as soon as they are values.
+Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
+  progress_->begin_phase("decoding media", "frames");
+  std::vector<std::vector<float>> values;
+  const auto add = [&](const Image& image, const std::string& path) -> Status {
+    VKV_TRY(check_cancel());
+    Result<std::vector<float>> pixels = processor_.process(image);
+    if (!pixels.ok()) {
+      return {pixels.status().code(), fmt::format("{}: {}", path, pixels.status().message())};
+    }
+    values.push_back(std::move(pixels.value()));
+    progress_->update(values.size(), 0);
+    return {};
+  };
+  for (const std::string& path : job.images) {
+    VKV_TRY_ASSIGN(image, load_image(job.folder / path));
+    VKV_TRY(add(image, path));
+  }
+  if (!job.video.empty()) {
+    VKV_TRY_ASSIGN(frames, load_video(job.folder / job.video, job.video_sampling));
+    for (Image& frame : frames) {
+      VKV_TRY(add(frame, job.video));
+      frame = {};
+    }
+  }
+  return values;
+}
+
+Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
+  const Clock::time_point start = Clock::now();
+  VKV_TRY_ASSIGN(pixels, load_media(job));
+  Media media;
+  if (!pixels.empty()) {
+    const Watch encoding = watch("encoding", "frames", 1);
+    VKV_TRY_ASSIGN(encoded, generator_->encode_media(pixels, encoding));
+    media = std::move(encoded);
+    pixels.clear();
+  }
+
+  // Which way is taken depends on the job alone, never on how many answers are still missing, so
+  // that a resumed batch gives the answers of an uninterrupted one.
+  std::optional<PrefixOwner> owner;
+  if (job.questions.size() > 1 && media.image_count > 0) {
+    const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+    const Watch ingesting = watch("prefill of media", "tokens", layers);
+    VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
+    owner.emplace(generator_.get(), prefix);
+  }
+  const double media_seconds = seconds_since(start);
+  for (const size_t index : questions) {
+    const Status status =
+        ask(job, index, media, owner ? &owner->prefix() : nullptr, media_seconds, listener);
+    if (!status.ok()) return status;
+  }
+  progress_->clear();
+  return {};
+}
+
+Status Session::ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
+                    double media_seconds, AnswerListener& listener) {
+  VKV_TRY(check_cancel());
+  listener.begin(job, index);
+  const CacheStats before = cache_->stats();
+  CacheStats last = before;  // while the sequence was still there
+  uint64_t piece_count = 0;
+  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  Watch prefill = watch("prefill", "tokens", layers);
+  prefill.progress = [&, show = prefill.progress](uint64_t done, uint64_t total) {
+    show(done, total);
+    if (done == total) last = cache_->stats();
+  };
+  const Question question = {.text = job.questions[index].prompt,
+                             .sampling = job.sampling,
+                             .on_text =
+                                 [&](std::string_view piece) {
+                                   if (piece_count++ == 0)
+                                     progress_->begin_phase("answering", "tokens");
+                                   last = cache_->stats();
+                                   progress_->update(piece_count, 0);
+                                   listener.text(piece);
+                                 },
+                             .watch = prefill};
+  Result<Answer> answer = prefix != nullptr ? generator_->answer(question, *prefix)
+                                            : generator_->answer(question, media);
+  progress_->clear();
+  if (!answer.ok()) {
+    if (answer.status().code() == Code::kCancelled) return answer.status();
+    return listener.failed(job, index, answer.status());
+  }
+  AnswerRecord record = make_record(job, index, answer.value(), before, last);
+  record.media_seconds = media_seconds;
+  return listener.answered(job, index, std::move(record));
+}
+
+AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& answer,
+                                  const CacheStats& before, const CacheStats& last) const {
+  const JobQuestion& question = job.questions[index];
+  const CacheStats after = cache_->stats();
+  AnswerRecord record;
+  record.id = job.id;
+  record.question = static_cast<int64_t>(index);
+  record.group = job.group;
+  record.prompt = question.prompt;
+  record.text = answer.text;
+  record.expected = question.expected;
+  record.correct = question.expected && is_expected(answer.text, *question.expected);
+  record.finish = answer.finish;
+  record.prompt_tokens = answer.prompt_tokens;
+  record.answer_tokens = answer.tokens.size();
+  record.ttft_seconds = answer.ttft_seconds;
+  record.tpot_seconds = answer.tpot_seconds;
+  record.kv = answer.stats.role;
+  record.dram = tier_bytes(last, Tier::kDram);
+  record.nvme = tier_bytes(last, Tier::kNvme);
+  record.dram.peak = tier_bytes(after, Tier::kDram).peak;
+  record.nvme.peak = tier_bytes(after, Tier::kNvme).peak;
+  record.io = {after.nvme_read_count - before.nvme_read_count,
+               after.nvme_read_bytes - before.nvme_read_bytes,
+               after.nvme_written_bytes - before.nvme_written_bytes,
+               after.prefetch_hit_count - before.prefetch_hit_count,
+               after.prefetch_ready_count - before.prefetch_ready_count};
+  return record;
+}
+
+}  // namespace vkv

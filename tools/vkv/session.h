@@ -1,0 +1,76 @@
+// session.h: a loaded model with its cache, answering jobs.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/mllm/generate.h"
+#include "tools/mllm/image_processor.h"
+#include "tools/vkv/answers.h"
+#include "tools/vkv/jobs.h"
+#include "tools/vkv/progress.h"
+#include "vkv/cache.h"
+
+namespace vkv {
+
+struct SessionOptions {
+  std::string model_folder;
+  CacheOptions cache;  // shape and element are the model's
+  GeneratorOptions generator;
+};
+
+// Hears of answers as they come. All calls are on the thread that called run().
+class AnswerListener {
+ public:
+  virtual ~AnswerListener() = default;
+  virtual void begin(const Job&, size_t /*question*/) {}
+  virtual void text(std::string_view /*piece*/) {}
+  // An error stops the job and is returned by run(). `record` has no hash yet.
+  virtual Status answered(const Job& job, size_t question, AnswerRecord record) = 0;
+  // One question failed; the others of the job go on.
+  virtual Status failed(const Job& job, size_t question, const Status& reason) = 0;
+};
+
+// One thread.
+class Session {
+ public:
+  // Errors: those of Model, Tokenizer, ImageProcessor and Cache.
+  static Result<std::unique_ptr<Session>> open(const SessionOptions& options, Progress* progress,
+                                               const std::atomic<bool>* cancel);
+
+  // Answers `questions` (indices) of the job. A job with several questions keeps the KV of its
+  // media and forks it for each. Errors: what keeps the whole job from being answered, kCancelled,
+  // and the listener's.
+  Status run(const Job& job, std::span<const size_t> questions, AnswerListener& listener);
+
+  std::string engine() const { return cache_->engine(); }
+  std::string io_engine() const { return cache_->io_engine(); }
+  const CacheOptions& cache_options() const { return cache_->options(); }
+
+ private:
+  Session(std::unique_ptr<Model> model, Tokenizer tokenizer, ImageProcessor processor,
+          std::unique_ptr<Cache> cache, Progress* progress, const std::atomic<bool>* cancel);
+
+  Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
+  Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
+  Result<std::vector<std::vector<float>>> load_media(const Job& job);
+  Status ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
+             double media_seconds, AnswerListener& listener);
+  AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
+                           const CacheStats& before, const CacheStats& last) const;
+
+  std::unique_ptr<Model> model_;
+  Tokenizer tokenizer_;
+  ImageProcessor processor_;
+  std::unique_ptr<Cache> cache_;
+  std::unique_ptr<Generator> generator_;  // points to the four above
+  Progress* progress_;
+  const std::atomic<bool>* cancel_;
+};
+
+}  // namespace vkv

@@ -1,0 +1,170 @@
+// topo_command.cpp: prints CPUs, memory, devices and the engines that would be chosen.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vkv/topo_command.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "cpu/cpu_backend.h"
+#include "cpu/topology.h"
+#include "kernels/gpu_devices.h"
+#include "tools/mllm/media.h"
+#include "tools/vkv/byte_size.h"
+#include "tools/vkv/exit_code.h"
+#include "transfer/io_engine.h"
+
+namespace vkv {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string attention_engine() {
+  Result<std::unique_ptr<Backend>> backend = make_cpu_backend({});
+  return backend.ok() ? std::string(backend.value()->name()) : backend.status().message();
+}
+
+// "available", or why not.
+std::string io_uring_state() {
+  std::FILE* file = std::tmpfile();
+  if (file == nullptr) return "not known: no temporary file could be made";
+  Result<std::unique_ptr<IoEngine>> engine =
+      make_uring_engine({.file = fileno(file), .in_flight_max = 8});
+  std::string state = engine.ok() ? "available" : engine.status().message();
+  if (engine.ok()) engine.value().reset();
+  std::fclose(file);
+  return state;
+}
+
+std::string node_text(int numa_node) {
+  return numa_node < 0 ? "" : fmt::format(", near node {}", numa_node);
+}
+
+void print_cpus(const Topology& topology) {
+  fmt::print("cpu        {}\n", topology.cpu_model.empty() ? "unknown" : topology.cpu_model);
+  fmt::print("           {} packages, {} cores, {} hardware threads\n", topology.package_count,
+             topology.core_count, topology.pu_count);
+  fmt::print("           allowed here: {} ({} threads)", topology.allowed_cpus,
+             topology.allowed_pu_count);
+  if (topology.limits.cpus > 0) fmt::print(", quota {:.2f} CPUs", topology.limits.cpus);
+  fmt::print("; {} usable at once\n", topology.usable_thread_count());
+  fmt::print("           instructions: {}\n", topology.isa.names());
+  for (const CacheLevel& cache : topology.caches) {
+    fmt::print("cache L{}   {} x {}, shared by {} threads\n", cache.level, cache.cache_count,
+               byte_size_text(cache.cache_bytes), cache.pus_per_cache);
+  }
+}
+
+void print_memory(const Topology& topology) {
+  fmt::print("memory     {}", byte_size_text(topology.memory_bytes));
+  if (topology.limits.memory_bytes > 0) {
+    fmt::print(", limited to {}", byte_size_text(topology.limits.memory_bytes));
+  }
+  fmt::print("\n");
+  for (const NumaNode& node : topology.nodes) {
+    fmt::print("  node {:<3} {}, CPUs {}\n", node.os_index, byte_size_text(node.memory_bytes),
+               node.cpus.empty() ? "none" : node.cpus);
+  }
+}
+
+void print_devices(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus) {
+  for (const PciDevice& device : topology.devices) {
+    fmt::print("{:<10} {} {}{}{}\n", device.kind == PciDevice::Kind::kGpu ? "gpu" : "nvme",
+               device.bus_id, device.name,
+               device.os_names.empty() ? "" : " (" + device.os_names + ")",
+               node_text(device.numa_node));
+  }
+  if (!gpus.ok()) {
+    fmt::print("cuda       none: {}\n", gpus.status().message());
+    return;
+  }
+  if (gpus.value().empty()) fmt::print("cuda       no GPU\n");
+  for (const GpuDevice& gpu : gpus.value()) {
+    fmt::print("cuda {:<5} {}, sm_{}{}, {} multiprocessors, {} of {} free, {}{}\n", gpu.index,
+               gpu.name, gpu.compute_major, gpu.compute_minor, gpu.multiprocessor_count,
+               byte_size_text(gpu.memory_free_bytes), byte_size_text(gpu.memory_bytes),
+               gpu.pci_bus_id, node_text(gpu.host_numa_node));
+  }
+}
+
+Json topology_json(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus) {
+  Json json = {{"cpu",
+                {{"model", topology.cpu_model},
+                 {"packages", topology.package_count},
+                 {"cores", topology.core_count},
+                 {"threads", topology.pu_count},
+                 {"allowed_cpus", topology.allowed_cpus},
+                 {"allowed_threads", topology.allowed_pu_count},
+                 {"usable_threads", topology.usable_thread_count()},
+                 {"quota_cpus", topology.limits.cpus},
+                 {"instructions", topology.isa.names()}}},
+               {"memory_bytes", topology.memory_bytes},
+               {"memory_limit_bytes", topology.limits.memory_bytes},
+               {"nodes", Json::array()},
+               {"caches", Json::array()},
+               {"devices", Json::array()},
+               {"cuda", Json::array()}};
+  for (const NumaNode& node : topology.nodes) {
+    json["nodes"].push_back(
+        {{"index", node.os_index}, {"memory_bytes", node.memory_bytes}, {"cpus", node.cpus}});
+  }
+  for (const CacheLevel& cache : topology.caches) {
+    json["caches"].push_back({{"level", cache.level},
+                              {"count", cache.cache_count},
+                              {"bytes", cache.cache_bytes},
+                              {"threads_per_cache", cache.pus_per_cache}});
+  }
+  for (const PciDevice& device : topology.devices) {
+    json["devices"].push_back({{"kind", device.kind == PciDevice::Kind::kGpu ? "gpu" : "nvme"},
+                               {"bus_id", device.bus_id},
+                               {"name", device.name},
+                               {"os_names", device.os_names},
+                               {"node", device.numa_node}});
+  }
+  if (!gpus.ok()) json["cuda_absent_because"] = gpus.status().message();
+  const size_t gpu_count = gpus.ok() ? gpus.value().size() : 0;
+  for (size_t i = 0; i < gpu_count; ++i) {
+    const GpuDevice& gpu = gpus.value()[i];
+    json["cuda"].push_back({{"index", gpu.index},
+                            {"name", gpu.name},
+                            {"compute", fmt::format("{}.{}", gpu.compute_major, gpu.compute_minor)},
+                            {"memory_bytes", gpu.memory_bytes},
+                            {"memory_free_bytes", gpu.memory_free_bytes},
+                            {"bus_id", gpu.pci_bus_id},
+                            {"node", gpu.host_numa_node}});
+  }
+  return json;
+}
+
+}  // namespace
+
+int topo_command(bool json) {
+  Result<Topology> topology = read_topology();
+  if (!topology.ok()) {
+    spdlog::error("{}", topology.status().message());
+    return kExitSomeFailed;
+  }
+  const Result<std::vector<GpuDevice>> gpus = list_gpu_devices();
+  if (json) {
+    Json all = topology_json(topology.value(), gpus);
+    all["attention_engine"] = attention_engine();
+    all["io_uring"] = io_uring_state();
+    all["media"] = media_decoder_name();
+    fmt::print("{}\n", all.dump(1, ' ', false, Json::error_handler_t::replace));
+    return kExitDone;
+  }
+  print_cpus(topology.value());
+  print_memory(topology.value());
+  print_devices(topology.value(), gpus);
+  fmt::print("attention  {}\n", attention_engine());
+  fmt::print("io_uring   {}\n", io_uring_state());
+  fmt::print("media      {}\n", media_decoder_name());
+  return kExitDone;
+}
+
+}  // namespace vkv
