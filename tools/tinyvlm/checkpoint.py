@@ -7,10 +7,10 @@ from questions import BOS_ID, EOS_ID, IMAGE, IMAGE_ID, PAD_ID, VOCAB_SIZE
 
 MODEL_SIZE = dict(
     image=128, patch=8, vision_hidden=192, vision_layers=4, vision_heads=3, vision_mlp=768,
-    hidden=256, layers=6, heads=4, kv_heads=2, head_dim=64, mlp=768)
+    hidden=256, layers=6, heads=4, kv_heads=2, head_dim=64, mlp=768, rope_theta=1e7)
 RANDOM_SIZE = dict(
     image=128, patch=16, vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=160,
-    hidden=128, layers=2, heads=2, kv_heads=1, head_dim=64, mlp=224)
+    hidden=128, layers=2, heads=2, kv_heads=1, head_dim=64, mlp=224, rope_theta=1e6)
 
 
 def hf_config(size):
@@ -25,13 +25,15 @@ def hf_config(size):
         vocab_size=VOCAB_SIZE, hidden_size=size["hidden"], intermediate_size=size["mlp"],
         num_hidden_layers=size["layers"], num_attention_heads=size["heads"],
         num_key_value_heads=size["kv_heads"], hidden_act="silu", max_position_embeddings=32768,
-        rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": size["rope_theta"]},
         tie_word_embeddings=True, head_dim=size["head_dim"],
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
     return LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE_ID,
         projector_hidden_act="gelu", vision_feature_layer=-1,
-        vision_feature_select_strategy="full", image_seq_length=(size["image"] // size["patch"]) ** 2,
+        vision_feature_select_strategy="full",
+        image_seq_length=(size["image"] // size["patch"]) ** 2,
         multimodal_projector_bias=True, tie_word_embeddings=True,
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
 

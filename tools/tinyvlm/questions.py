@@ -12,6 +12,7 @@ space and ends with ``</s>``.
 SHAPES = ["circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart"]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 KINDS = SHAPES + DIGITS
+TENS_LETTERS = "BCEFGHJKLP"  # first character of a frame's label, if letters are used for it
 COLORS = {
     "red": (225, 30, 30),
     "green": (25, 165, 45),

@@ -18,9 +18,16 @@ FONT = [  # 5x7 digits
     "00110 01000 10000 11110 10001 10001 01110", "11111 00001 00010 00100 01000 01000 01000",
     "01110 10001 10001 01110 10001 10001 01110", "01110 10001 10001 01111 00001 00010 01100"]
 
+LETTERS = [  # B C E F G H J K L P, see questions.TENS_LETTERS
+    "11110 10001 10001 11110 10001 10001 11110", "01111 10000 10000 10000 10000 10000 01111",
+    "11111 10000 10000 11110 10000 10000 11111", "11111 10000 10000 11110 10000 10000 10000",
+    "01111 10000 10000 10011 10001 10001 01111", "10001 10001 10001 11111 10001 10001 10001",
+    "00111 00010 00010 00010 00010 10010 01100", "10001 10010 10100 11000 10100 10010 10001",
+    "10000 10000 10000 10000 10000 10000 11111", "11110 10001 10001 11110 10000 10000 10000"]
 
-def glyphs(device):
-    rows = [[[float(c) for c in row] for row in digit.split()] for digit in FONT]
+
+def glyphs(device, font=FONT):
+    rows = [[[float(c) for c in row] for row in digit.split()] for digit in font]
     return torch.tensor(rows, device=device)
 
 
@@ -59,6 +66,7 @@ class Renderer:
     def __init__(self, device):
         self.device = device
         self.digits = glyphs(device)
+        self.tens = self.digits
         shapes = heart_star_masks(device)
         # Digits as objects: the 5x7 font blown up to fill the same square.
         big = F.interpolate(self.digits[:, None], size=(88, 62), mode="nearest")[:, 0]
@@ -68,6 +76,9 @@ class Renderer:
         self.colors = torch.tensor(list(COLORS.values()), device=device).float()
         axis = (torch.arange(SIDE, device=device) + 0.5).float()
         self.grid_y, self.grid_x = torch.meshgrid(axis, axis, indexing="ij")
+
+    def use_letters(self):
+        self.tens = glyphs(self.device, LETTERS)
 
     def __call__(self, kind, color, number, generator, augment=True, plain=False):
         """Frames for integer label tensors [N] -> uint8 tensor [N, 3, 128, 128]."""
@@ -88,7 +99,7 @@ class Renderer:
         frame = background * (1 - mask) + ink * mask
         # Burned-in number: two 5x7 digits, 3 px a dot, in a black box.
         number_bits = torch.zeros(n, 9, 13, device=dev)
-        number_bits[:, 1:8, 1:6] = self.digits[number // 10]
+        number_bits[:, 1:8, 1:6] = self.tens[number // 10]
         number_bits[:, 1:8, 7:12] = self.digits[number % 10]
         dots = number_bits.repeat_interleave(3, 1).repeat_interleave(3, 2)
         frame[:, :, 2:29, 2:41] = dots[:, None] * 235 + 5
