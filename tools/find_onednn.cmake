@@ -16,8 +16,11 @@ file(SHA256 ${vkv_recipe} vkv_recipe_hash)
 string(SUBSTRING ${vkv_recipe_hash} 0 16 vkv_recipe_hash)
 set(vkv_onednn_folder ${vkv_cache}/onednn-${vkv_recipe_hash})
 
-# What an earlier configure found goes stale when the recipe or CMAKE_PREFIX_PATH changes.
-unset(dnnl_DIR CACHE)
+# What an earlier configure found in the cache goes stale when the recipe changes.
+string(FIND "${dnnl_DIR}" ${vkv_cache}/onednn- vkv_found_in_cache)
+if(vkv_found_in_cache EQUAL 0)
+  unset(dnnl_DIR CACHE)
+endif()
 find_package(dnnl 3.7 CONFIG QUIET HINTS ${vkv_onednn_folder})
 if(NOT dnnl_FOUND)
   message(FATAL_ERROR "oneDNN 3.7 is in neither ${vkv_onednn_folder} nor CMAKE_PREFIX_PATH "

@@ -44,6 +44,7 @@ needed_files() {
 relocate_pkgconfig() {
   mkdir -p lib/pkgconfig
   find . -name '*.pc' -exec mv -t lib/pkgconfig {} +
+  find . -type d -empty -delete
   # shellcheck disable=SC2016  # the ${...} are pkg-config's
   sed -i -e 's#/usr\b#${prefix}#g' -e 's#^prefix=.*#prefix=${pcfiledir}/../..#' lib/pkgconfig/*.pc
   grep -L '^prefix=' lib/pkgconfig/*.pc | while read -r file; do
