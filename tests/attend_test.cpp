@@ -117,49 +117,49 @@ TEST(attend, codes_agree_with_the_formula_for_every_length) {
 
 TEST(attend, codes_agree_with_the_formula_for_every_head_dim_and_group) {
   for (const int head_dim : {8, 64, 80, 96, 128, 256}) {
-    for (const int group : {1, 2, 3, 4, 5, 6, 7, 8}) {
-      if (group > 2 && group < 7 && head_dim != 64) continue;
-      const KvShape shape = {
-          .layers = 1, .q_heads = 2 * group, .kv_heads = 2, .head_dim = head_dim};
-      const int block = tokens_per_block(head_dim);
-      const Tokens tokens = random_tokens(shape, block + 37, 103, {.k_offset = 1});
-      const std::vector<float> q = random_queries(shape, 1, 104);
-      for (const CodecPair pair : kPairs) {
-        if (pair.k == Codec::kBf16) continue;
+    KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = head_dim};
+    const int block = tokens_per_block(head_dim);
+    const Tokens tokens = random_tokens(shape, block + 37, 103, {.k_offset = 1});
+    for (const CodecPair pair : kPairs) {
+      if (pair.k == Codec::kBf16) continue;
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, tokens.count, block, {.k_codec = pair.k, .v_codec = pair.v});
+      const std::vector<BlockView> views = views_of(records);
+      for (const int group : {1, 2, 3, 4, 5, 6, 7, 8}) {
+        if (group != 1 && group != 7 && head_dim != 64) continue;
         SCOPED_TRACE(testing::Message()
                      << "head_dim " << head_dim << ", group " << group << ", codecs "
                      << static_cast<int>(pair.k) << "/" << static_cast<int>(pair.v));
-        const std::vector<Record> records = encode_all(oracle(), tokens, tokens.count, block,
-                                                       {.k_codec = pair.k, .v_codec = pair.v});
-        const std::vector<BlockView> views = views_of(records);
-        expect_agreement(item_over(shape, 1, q, views));
+        shape.q_heads = 2 * group;
+        expect_agreement(item_over(shape, 1, random_queries(shape, 1, 104), views));
       }
     }
   }
 }
 
 TEST(attend, several_queries_see_blocks_whole_and_open_tokens_causally) {
-  for (const int head_dim : {64, 80}) {
-    const KvShape shape = {.layers = 1, .q_heads = 6, .kv_heads = 2, .head_dim = head_dim};
-    const int block = tokens_per_block(head_dim);
-    for (const int q_len : {1, 3, 16, 100}) {
-      for (const int open : {q_len, q_len + 1, q_len + 130, 300}) {
-        const Tokens tokens = random_tokens(shape, block + 9 + open, 105);
-        const std::vector<float> q = random_queries(shape, q_len, 106);
-        const std::vector<Record> records =
-            encode_all(oracle(), tokens, block + 9, block, {Codec::kI4, Codec::kI2});
-        const std::vector<BlockView> views = views_of(records);
-        AttendItem item =
-            item_over(shape, q_len, q, views, tokens.open(block + 9, block + 9 + open));
-        for (const bool causal : {true, false}) {
-          SCOPED_TRACE(testing::Message() << "q_len " << q_len << ", open " << open << causal);
-          item.causal = causal;
-          expect_agreement(item);
-          item.blocks = {};
-          expect_agreement(item, 2e-5);
-          item.blocks = views;
-        }
-      }
+  const struct {
+    int head_dim, q_len, open_count;
+  } cases[] = {{64, 1, 1},   {64, 1, 129},  {64, 3, 3},     {64, 3, 133},
+               {64, 16, 16}, {64, 16, 200}, {64, 100, 100}, {64, 100, 230},
+               {80, 3, 4},   {80, 16, 130}, {128, 40, 41},  {128, 1, 300}};
+  for (const auto& [head_dim, q_len, open_count] : cases) {
+    const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = head_dim};
+    const int block = tokens_per_block(head_dim), sealed = block + 9;
+    const Tokens tokens = random_tokens(shape, sealed + open_count, 105);
+    const std::vector<float> q = random_queries(shape, q_len, 106);
+    const std::vector<Record> records =
+        encode_all(oracle(), tokens, sealed, block, {Codec::kI4, Codec::kI2});
+    const std::vector<BlockView> views = views_of(records);
+    AttendItem item = item_over(shape, q_len, q, views, tokens.open(sealed, tokens.count));
+    for (const bool causal : {true, false}) {
+      SCOPED_TRACE(testing::Message() << "head_dim " << head_dim << ", q_len " << q_len << ", open "
+                                      << open_count << ", causal " << causal);
+      item.causal = causal;
+      item.blocks = views;
+      expect_agreement(item);
+      item.blocks = {};
+      expect_agreement(item, 2e-5);
     }
   }
 }
@@ -246,8 +246,8 @@ Tokens tokens_with_scores(const KvShape& shape, const std::vector<float>& q,
 TEST(attend, flat_tails_beside_a_dominating_sink_keep_their_mass) {
   const KvShape shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 128};
   const std::vector<float> q = random_queries(shape, 1, 114);
-  for (const float height : {0.0f, 4.0f, 8.0f, 10.0f, 11.0f, 11.5f, 12.0f, 12.5f, 14.0f, 30.0f}) {
-    std::vector<float> targets(512, 0.0f);
+  for (const float height : {0.0f, 6.0f, 11.0f, 11.5f, 12.0f, 14.0f}) {
+    std::vector<float> targets(256, 0.0f);
     targets[3] = height;
     const Tokens tokens = tokens_with_scores(shape, q, targets, 115);
     for (const CodecPair pair : kPairs) {
@@ -256,7 +256,7 @@ TEST(attend, flat_tails_beside_a_dominating_sink_keep_their_mass) {
                    << "height " << height << ", codecs " << static_cast<int>(pair.k) << "/"
                    << static_cast<int>(pair.v));
       const std::vector<Record> records =
-          encode_all(oracle(), tokens, 512, 128, {.k_codec = pair.k, .v_codec = pair.v});
+          encode_all(oracle(), tokens, 256, 128, {.k_codec = pair.k, .v_codec = pair.v});
       const std::vector<BlockView> views = views_of(records);
       AttendItem item = item_over(shape, 1, q, views);
       item.scale = 1.0f;

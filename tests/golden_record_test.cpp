@@ -40,7 +40,7 @@ std::string dump(const Record& record) {
       hex += digits;
       zero = zero && bytes[i] == 0;
     }
-    char offset[16];
+    char offset[32];
     std::snprintf(offset, sizeof(offset), "%04zx: ", line);
     if (!zero) text += offset + hex + "\n";
   }

@@ -1,4 +1,4 @@
-# Writes a random LLaVA of the other kind, and what transformers computes with it.
+# make_golden.py: writes a random LLaVA of the other kind, and what transformers computes with it.
 # SPDX-License-Identifier: Apache-2.0
 """Usage: python make_golden.py (needs torch, transformers 5.17)
 
