@@ -39,6 +39,12 @@ needed_files() {
     done | sort -u
 }
 
+# Debian keeps headers that depend on the processor apart; compilers elsewhere look in one folder.
+join_headers() {
+  cp -a "include/$1/." include
+  rm -rf "include/$1"
+}
+
 # Moves the pkg-config files to lib/pkgconfig, where CMake looks on every system, and makes them
 # find the folder from their own place.
 relocate_pkgconfig() {
@@ -55,11 +61,12 @@ relocate_pkgconfig() {
 
 main() {
   [ $# = 2 ] || die "usage: tools/stage_prefix.sh DIR ONEDNN; see tools/setup.sh --help"
-  local target onednn=$2 libraries package
+  local target onednn=$2 machine libraries package
   target=$(realpath -m "$1")
   [ ! -e "$target" ] || [ -f "$target/share/vkv/staged" ] ||
     die "$target exists and was not made by this script; name another folder or remove it"
-  libraries=lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)
+  machine=$(dpkg-architecture -qDEB_HOST_MULTIARCH)
+  libraries=lib/$machine
 
   mkdir -p "$(dirname "$target")"
   # Not local: the trap outlives this function.
@@ -77,6 +84,7 @@ main() {
   # 2. Their paths.
   (
     cd "$work"
+    join_headers "$machine"
     relocate_pkgconfig
     # shellcheck disable=SC2016  # $ORIGIN is the loader's
     find "$libraries" -name '*.so.*' -type f -exec patchelf --set-rpath '$ORIGIN' {} +
