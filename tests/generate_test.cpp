@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/llava_golden.h"
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 
 namespace vkv {
 namespace {
@@ -185,12 +185,12 @@ TEST_F(generate, a_question_cannot_claim_an_image_or_end_the_prompt) {
 }
 
 TEST_F(generate, a_prompt_and_its_answer_stay_within_the_models_positions) {
-  const ScratchFolder scratch;
+  const TemporaryDirectory scratch;
   for (const auto& entry : fs::directory_iterator(kRandomCheckpoint))
-    if (entry.is_regular_file()) fs::copy(entry.path(), scratch.path() / entry.path().filename());
-  auto config = nlohmann::json::parse(std::ifstream(scratch.path() / "config.json"));
+    if (entry.is_regular_file()) fs::copy(entry.path(), scratch / entry.path().filename().string());
+  auto config = nlohmann::json::parse(std::ifstream(scratch / "config.json"));
   config["text_config"]["max_position_embeddings"] = 80;
-  std::ofstream(scratch.path() / "config.json") << config.dump();
+  std::ofstream(scratch / "config.json") << config.dump();
   open(scratch.path());
 
   expect_refused(generator().answer({.text = "What?"}, media(2)), Code::kInvalidArgument,

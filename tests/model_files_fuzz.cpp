@@ -10,7 +10,7 @@
 #include <random>
 #include <sstream>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 #include "tools/mllm/model_config.h"
 #include "tools/mllm/safetensors.h"
 #include "tools/mllm/tokenizer.h"
@@ -67,7 +67,7 @@ void expect_outcome(const Status& status) {
 
 TEST(model_files_fuzz, safetensors) {
   std::mt19937_64 random(seed);
-  const ScratchFolder scratch;
+  const TemporaryDirectory scratch;
   const std::string whole = file_text(kRandom + "model.safetensors");
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, whole.data(), 8);
@@ -75,7 +75,7 @@ TEST(model_files_fuzz, safetensors) {
   for (int round = 0; round < rounds; ++round) {
     // Mostly the header: bytes of data are all valid.
     const std::string text = mutated(whole, 8 + header_bytes, random);
-    std::ofstream(scratch.path() / "model.safetensors", std::ios::binary) << text;
+    std::ofstream(scratch / "model.safetensors", std::ios::binary) << text;
     const auto weights = Weights::open(scratch.path());
     expect_outcome(weights.status());
     refused += weights.ok() ? 0 : 1;
@@ -88,11 +88,11 @@ TEST(model_files_fuzz, safetensors) {
 
 TEST(model_files_fuzz, config) {
   std::mt19937_64 random(seed + 1);
-  const ScratchFolder scratch;
+  const TemporaryDirectory scratch;
   for (int round = 0; round < rounds * 2; ++round) {
     for (const char* name : {"config.json", "generation_config.json"}) {
       const std::string whole = file_text(kRandom + name);
-      std::ofstream(scratch.path() / name) << mutated(whole, whole.size(), random);
+      std::ofstream(scratch / name) << mutated(whole, whole.size(), random);
     }
     expect_outcome(load_model_config(scratch.path()).status());
   }

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 #include "tools/mllm/model.h"
 
 namespace vkv {
@@ -23,12 +23,12 @@ class model_load : public testing::Test {
  protected:
   model_load() {
     for (const char* file : {"config.json", "generation_config.json", "model.safetensors"})
-      fs::copy_file(kRandom / file, scratch_.path() / file);
+      fs::copy_file(kRandom / file, scratch_ / file);
     config_ = Json::parse(std::ifstream(kRandom / "config.json"));
   }
 
   void write(const char* name, const std::string& text) const {
-    std::ofstream(scratch_.path() / name, std::ios::binary) << text;
+    std::ofstream(scratch_ / name, std::ios::binary) << text;
   }
 
   Status load_status() const { return Model::load(scratch_.path(), {}).status(); }
@@ -49,7 +49,7 @@ class model_load : public testing::Test {
     EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
   }
 
-  ScratchFolder scratch_;
+  TemporaryDirectory scratch_;
   Json config_;
 };
 
@@ -67,14 +67,14 @@ TEST_F(model_load, the_random_checkpoint_is_read_as_it_is) {
 }
 
 TEST_F(model_load, missing_files_are_named) {
-  fs::remove(scratch_.path() / "model.safetensors");
+  fs::remove(scratch_ / "model.safetensors");
   expect_error(Code::kNotFound, "neither model.safetensors nor");
-  fs::remove(scratch_.path() / "config.json");
+  fs::remove(scratch_ / "config.json");
   expect_error(Code::kNotFound, "no config.json; give the folder of a Hugging Face");
 }
 
 TEST_F(model_load, a_truncated_file_of_weights_is_refused) {
-  const auto path = scratch_.path() / "model.safetensors";
+  const auto path = scratch_ / "model.safetensors";
   for (const double part : {0.9, 0.01, 0.001, 0.0}) {
     const auto byte_count = static_cast<double>(fs::file_size(kRandom / "model.safetensors"));
     fs::resize_file(path, static_cast<uintmax_t>(part * byte_count));

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 
 namespace vkv {
 namespace {
@@ -36,7 +36,7 @@ std::string bytes_of_values(std::initializer_list<T> values) {
 class safetensors : public testing::Test {
  protected:
   void write(const std::string& name, const std::string& bytes) const {
-    std::ofstream(scratch_.path() / name, std::ios::binary) << bytes;
+    std::ofstream(scratch_ / name, std::ios::binary) << bytes;
   }
 
   void expect_refused(const std::string& bytes, Code code, const std::string& words) const {
@@ -50,7 +50,7 @@ class safetensors : public testing::Test {
     EXPECT_EQ(message.find('\n'), std::string::npos);
   }
 
-  ScratchFolder scratch_;
+  TemporaryDirectory scratch_;
 };
 
 TEST_F(safetensors, values_of_three_types_are_read_as_floats) {
