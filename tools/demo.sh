@@ -14,8 +14,7 @@ Usage: tools/demo.sh [--all] [--help]
 
 Makes a fresh Debian 12 ready (tools/setup.sh), builds the vkv program and asks TinyVLM, the small
 model that ships, about a picture and a video. Visual tokens are kept at 2 to 4 bits, and of the
-video's most are on disk. Each answer is compared with the right one; ends
-with 0 if all are right.
+video's most are on disk. Each answer is compared with the right one; ends with 0 if all are right.
 
   --all   asks about every sample in tools/tinyvlm/samples, not one of each kind
 
