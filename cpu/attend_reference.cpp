@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/attend_reference.h"
 
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -11,6 +9,7 @@
 
 #include "cpu/check.h"
 #include "cpu/decode.h"
+#include "cpu/parallel.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {
@@ -95,8 +94,10 @@ Status attend_reference(const AttendItem& item) {
   for (int kv_head = 0; kv_head < item.shape.kv_heads; ++kv_head) {
     const HeadTokens tokens = load_head(item, kv_head);
     const int group = item.shape.group();
-    tbb::parallel_for(0, item.q_len * group, [&](int row) {
-      attend_one(item, tokens, row / group, kv_head * group + row % group);
+    const size_t rows = static_cast<size_t>(item.q_len) * group;
+    parallel_tasks(rows, 2.0 * static_cast<double>(rows * tokens.k.size()), [&](size_t row) {
+      const int query = static_cast<int>(row) / group, member = static_cast<int>(row) % group;
+      attend_one(item, tokens, query, kv_head * group + member);
     });
   }
   return {};

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/encode.h"
 
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -11,6 +9,7 @@
 
 #include "cpu/channel_statistics.h"
 #include "cpu/check.h"
+#include "cpu/parallel.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {
@@ -168,14 +167,21 @@ Status encode_16_bit(const HeadPart& head, std::byte* payload) {
   return {};
 }
 
+// Writes every byte of the part's header and payload: padding is zero, and packing only sets bits.
 Status encode_head_part(const HeadPart& head) {
   const EncodeItem& item = head.item;
-  const BlockLayout layout =
-      block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec, item.v_codec,
-                   head.row_count(), item.shared_headers != nullptr);
-  std::byte* payload =
-      item.record.data() + layout.payload_offset() +
-      (head.part == Part::kK ? layout.k_of(head.kv_head) : layout.v_of(head.kv_head));
+  const bool shared = item.shared_headers != nullptr;
+  const BlockLayout layout = block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec,
+                                          item.v_codec, head.row_count(), shared);
+  // Nothing lies between or behind the parts, or it would have to be zeroed too.
+  VKV_CHECK(layout.record_bytes() ==
+            (shared ? 0 : layout.headers_bytes()) + layout.payload_bytes());
+  const bool is_k = head.part == Part::kK;
+  if (!shared && layout.head_header > 0)
+    std::memset(scales_of(head, item.record.data()), 0, layout.head_header / 2);
+  std::byte* payload = item.record.data() + layout.payload_offset() +
+                       (is_k ? layout.k_of(head.kv_head) : layout.v_of(head.kv_head));
+  std::memset(payload, 0, is_k ? layout.k_payload : layout.v_payload);
   if (is_16_bit(head.codec())) return encode_16_bit(head, payload);
   return encode_codes(head, item.record.data(), payload);
 }
@@ -192,15 +198,10 @@ Status header_of_head_part(const HeadPart& head) {
   return {};
 }
 
-// Runs `body(i)` for i < count in parallel; the error of the lowest i wins, so that the same input
-// gives the same message.
-template <class Body>
-Status parallel_status(size_t count, const Body& body) {
-  std::vector<Status> statuses(count);
-  tbb::parallel_for(size_t{0}, count, [&](size_t i) { statuses[i] = body(i); });
-  for (Status& status : statuses)
-    if (!status.ok()) return std::move(status);
-  return {};
+// Measured on one Zen 4 core: 4 (I8) to 11 (I4) ns a value.
+double encoding_ns(const EncodeItem& item) {
+  return 5.0 * 2.0 * static_cast<double>(item.rows.size()) * item.shape.kv_heads *
+         item.shape.head_dim;
 }
 
 HeadPart head_part(const EncodeItem& item, size_t index) {
@@ -215,16 +216,14 @@ Status encode_blocks(std::span<const EncodeItem> items) {
     size_t head_part;
   };
   std::vector<Task> tasks;
+  double work_ns = 0;
   for (const EncodeItem& item : items) {
     VKV_TRY(check_encode(item));
+    work_ns += encoding_ns(item);
     for (size_t i = 0; i < static_cast<size_t>(item.shape.kv_heads) * 2; ++i)
       tasks.push_back({&item, i});
   }
-  // Zeroed whole and first: padding is part of the format, and packing only sets bits.
-  tbb::parallel_for(size_t{0}, items.size(), [&](size_t i) {
-    std::memset(items[i].record.data(), 0, items[i].record.size());
-  });
-  return parallel_status(tasks.size(), [&](size_t i) {
+  return parallel_status(tasks.size(), work_ns, [&](size_t i) {
     return encode_head_part(head_part(*tasks[i].item, tasks[i].head_part));
   });
 }
@@ -233,7 +232,7 @@ Status encode_segment_headers(const EncodeItem& item) {
   VKV_TRY(check_encode_headers(item));
   if (item.record.empty()) return {};  // K and V are 16 bit
   std::memset(item.record.data(), 0, item.record.size());
-  return parallel_status(static_cast<size_t>(item.shape.kv_heads) * 2,
+  return parallel_status(static_cast<size_t>(item.shape.kv_heads) * 2, encoding_ns(item),
                          [&](size_t i) { return header_of_head_part(head_part(item, i)); });
 }
 
@@ -241,18 +240,19 @@ Status mean_of_keys(const KvShape& shape, const OpenTokens& source, std::span<co
                     float* mean) {
   VKV_TRY(check_mean_key(shape, source, rows, mean));
   const EncodeItem item = {.shape = shape, .source = source, .rows = rows};
-  return parallel_status(static_cast<size_t>(shape.kv_heads), [&](size_t kv_head) -> Status {
-    const HeadPart head = {item, Part::kK, static_cast<int>(kv_head)};
-    std::vector<float> values(rows.size() * kStripChannels);
-    for (int channel = 0; channel < shape.head_dim; channel += kStripChannels) {
-      VKV_TRY(gather_strip(head, channel, values.data()));
-      float strip[kStripChannels];
-      strip_mean(values.data(), head.row_count(), strip);
-      std::copy_n(strip, std::min(kStripChannels, shape.head_dim - channel),
-                  mean + kv_head * static_cast<size_t>(shape.head_dim) + channel);
-    }
-    return {};
-  });
+  return parallel_status(
+      static_cast<size_t>(shape.kv_heads), encoding_ns(item) / 4, [&](size_t kv_head) -> Status {
+        const HeadPart head = {item, Part::kK, static_cast<int>(kv_head)};
+        std::vector<float> values(rows.size() * kStripChannels);
+        for (int channel = 0; channel < shape.head_dim; channel += kStripChannels) {
+          VKV_TRY(gather_strip(head, channel, values.data()));
+          float strip[kStripChannels];
+          strip_mean(values.data(), head.row_count(), strip);
+          std::copy_n(strip, std::min(kStripChannels, shape.head_dim - channel),
+                      mean + kv_head * static_cast<size_t>(shape.head_dim) + channel);
+        }
+        return {};
+      });
 }
 
 }  // namespace vkv

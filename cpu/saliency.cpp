@@ -2,13 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/saliency.h"
 
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "cpu/check.h"
+#include "cpu/parallel.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {
@@ -77,8 +76,11 @@ Status token_saliency(const SaliencyItem& item) {
   VKV_TRY(check_saliency(item));
   const std::vector<float> mean = mean_value(item);
   const int tile_count = (item.open.token_count + kTileTokens - 1) / kTileTokens;
-  tbb::parallel_for(0, tile_count, [&](int tile) {
-    const int token_begin = tile * kTileTokens;
+  // Measured on one Zen 4 core: some 0.15 ns a product.
+  const double work_ns = 0.15 * item.open.token_count * item.q_len *
+                         (double{1} * item.shape.q_heads * item.shape.head_dim);
+  parallel_tasks(static_cast<size_t>(tile_count), work_ns, [&](size_t tile) {
+    const int token_begin = static_cast<int>(tile) * kTileTokens;
     const int token_count = std::min(kTileTokens, item.open.token_count - token_begin);
     std::vector<float> keys(static_cast<size_t>(item.shape.head_dim) * kTileTokens);
     float weights[kTileTokens] = {};

@@ -40,11 +40,15 @@ const uint16_t* halves_of(const std::byte* bytes) {
 
 Status TileAttention::attend(const AttendTask& task) {
   begin(task);
-  for (const BlockView& block : task.item->blocks) VKV_TRY(add_block(task, block));
-  VKV_TRY(add_open(task));
-  finish(task);
+  const Status status = add_tokens(task);
   if (unit_.has_amx) runner_.release();
-  return {};
+  if (status.ok()) finish(task);
+  return status;
+}
+
+Status TileAttention::add_tokens(const AttendTask& task) {
+  for (const BlockView& block : task.item->blocks) VKV_TRY(add_block(task, block));
+  return add_open(task);
 }
 
 void TileAttention::begin(const AttendTask& task) {

@@ -44,6 +44,7 @@ class TileAttention {
   void begin(const AttendTask& task);
   void finish(const AttendTask& task);
 
+  Status add_tokens(const AttendTask& task);
   Status add_block(const AttendTask& task, const BlockView& block);
   Status add_open(const AttendTask& task);
 

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 #include "tools/mllm/media.h"
 
 namespace vkv {
@@ -63,9 +63,9 @@ TEST(image_processor, the_checkpoint_s_own_settings_are_found) {
 }
 
 TEST(image_processor, nested_settings_come_before_the_older_file) {
-  const ScratchFolder folder;
+  const TemporaryDirectory folder;
   const auto write = [&](const char* name, const std::string& text) {
-    std::ofstream(folder.path() / name) << text;
+    std::ofstream(folder / name) << text;
   };
   EXPECT_EQ(ImageProcessor::load(folder.path()).status().code(), Code::kNotFound);
   write("preprocessor_config.json",

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 #include "tools/mllm/image_processor.h"
 #include "tools/mllm/media.h"
 
@@ -70,8 +70,8 @@ TEST(media_ffmpeg, a_jpeg_is_within_two_levels_of_pillow) {
 }
 
 TEST(media_ffmpeg, the_name_of_a_file_decides_nothing) {
-  const ScratchFolder folder;
-  const std::filesystem::path path = folder.path() / "a%03d*?.txt";
+  const TemporaryDirectory folder;
+  const std::filesystem::path path = folder / "a%03d*?.txt";
   std::filesystem::copy_file(kGolden + "rgb.png", path);
   Result<Image> image = load_image(path);
   ASSERT_TRUE(image.ok()) << image.status().message();
@@ -119,21 +119,21 @@ TEST(media_ffmpeg, a_file_without_pictures_is_named) {
 }
 
 TEST(media_ffmpeg, a_playlist_opens_no_other_file) {
-  const ScratchFolder folder;
-  const std::string path = folder.path() / "list.m3u8";
+  const TemporaryDirectory folder;
+  const std::string path = folder / "list.m3u8";
   std::ofstream(path) << "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
                       << kGolden << "h264_601.mp4\n#EXT-X-ENDLIST\n";
   EXPECT_FALSE(load_video(path, {}).ok());
 }
 
 TEST(media_ffmpeg, a_file_cut_anywhere_is_an_error_and_never_a_shorter_video) {
-  const ScratchFolder folder;
+  const TemporaryDirectory folder;
   for (const char* name :
        {"rgb.png", "smooth.jpg", "lossless.webp", "h264_601.mp4", "h264_709.mkv"}) {
     std::ifstream file(kGolden + name, std::ios::binary);
     const std::string bytes(std::istreambuf_iterator<char>(file), {});
     for (int tenth = 0; tenth < 10; ++tenth) {
-      const std::string path = folder.path() / "cut";
+      const std::string path = folder / "cut";
       std::ofstream(path, std::ios::binary)
           << bytes.substr(0, bytes.size() * static_cast<size_t>(tenth) / 10);
       // Without its index at the end, a Matroska file still has all of its frames.

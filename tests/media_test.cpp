@@ -10,7 +10,7 @@
 #include <iterator>
 #include <string>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 #include "tools/mllm/turn_image.h"
 
 namespace vkv {
@@ -75,8 +75,8 @@ TEST(media, npy_stacks_are_videos_in_every_build) {
 }
 
 TEST(media, a_stack_without_frames_is_an_error) {
-  const ScratchFolder folder;
-  const std::string path = folder.path() / "none.npy";
+  const TemporaryDirectory folder;
+  const std::string path = folder / "none.npy";
   std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (0, 4, 4, 3), }";
   header.resize(118, ' ');
   std::ofstream(path, std::ios::binary) << "\x93NUMPY\x01" << '\0' << 'v' << '\0' << header;

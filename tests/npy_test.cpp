@@ -8,7 +8,7 @@
 #include <fstream>
 #include <string>
 
-#include "tests/scratch_folder.h"
+#include "tests/temporary_directory.h"
 
 namespace vkv {
 namespace {
@@ -33,7 +33,7 @@ class Npy : public testing::Test {
   }
 
   std::filesystem::path write_raw(const std::string& bytes) {
-    const std::filesystem::path path = folder_.path() / "stack.npy";
+    const std::filesystem::path path = folder_ / "stack.npy";
     std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
     return path;
   }
@@ -46,7 +46,7 @@ class Npy : public testing::Test {
     EXPECT_EQ(stack.status().message().find('\n'), std::string::npos);
   }
 
-  ScratchFolder folder_;
+  TemporaryDirectory folder_;
 };
 
 constexpr const char* kStack = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 2, 4, 3), }";
@@ -140,7 +140,7 @@ TEST_F(Npy, what_is_no_frame_stack_is_refused_with_the_reason) {
   expect_error(write(dictionary("|u1", "False", "(1, 2, 4, 3)"), 24, 3), Code::kUnsupported,
                "version 3.0");
   expect_error(write_raw("PK\3\4 this is no array"), Code::kInvalidArgument, "not a .npy");
-  expect_error(folder_.path() / "absent.npy", Code::kIo, "absent.npy");
+  expect_error(folder_ / "absent.npy", Code::kIo, "absent.npy");
   expect_error(folder_.path(), Code::kIo, "cannot be opened");
 }
 

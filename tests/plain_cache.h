@@ -3,9 +3,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <oneapi/dnnl/dnnl.h>
+
+#include <algorithm>
 #include <cmath>
 #include <map>
-#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,7 +16,7 @@
 
 namespace vkv {
 
-// Attention in double precision. For tests of models: no budgets, no stats of bytes.
+// For tests of models: no budgets, no stats of bytes.
 class PlainCache : public Cache {
  public:
   explicit PlainCache(const KvShape& shape) { options_.shape = shape; }
@@ -47,11 +50,7 @@ class PlainCache : public Cache {
   Status attend(int layer, std::span<const AttendRequest> requests) override {
     for (const AttendRequest& request : requests) {
       const Layer& source = sequences_.at(request.sequence)[static_cast<size_t>(layer)];
-      const size_t token_count = source.k.size() / kv_width();
-      const auto q_len = static_cast<size_t>(request.q_len);
-      for (size_t i = 0; i < q_len; ++i)
-        for (int head = 0; head < options_.shape.q_heads; ++head)
-          attend_one(source, request, i, head, token_count - q_len + i + 1);
+      for (int head = 0; head < options_.shape.q_heads; ++head) attend_head(source, request, head);
     }
     return {};
   }
@@ -71,31 +70,30 @@ class PlainCache : public Cache {
     return static_cast<size_t>(options_.shape.kv_heads * options_.shape.head_dim);
   }
 
-  void attend_one(const Layer& source, const AttendRequest& request, size_t query, int head,
-                  size_t visible) const {
-    const auto dim = static_cast<size_t>(options_.shape.head_dim);
-    const size_t row =
-        (query * static_cast<size_t>(options_.shape.q_heads) + static_cast<size_t>(head)) * dim;
-    const auto kv_offset = static_cast<size_t>(head / options_.shape.group()) * dim;
-    const float* const q = static_cast<const float*>(request.q) + row;
-    float* const out = static_cast<float*>(request.out) + row;
+  void attend_head(const Layer& source, const AttendRequest& request, int head) const {
+    const int64_t dim = options_.shape.head_dim, q_row = options_.shape.q_heads * dim;
+    const auto kv_row = static_cast<int64_t>(kv_width());
+    const int64_t tokens = static_cast<int64_t>(source.k.size()) / kv_row, q_len = request.q_len;
+    const float* const q = static_cast<const float*>(request.q) + head * dim;
+    float* const out = static_cast<float*>(request.out) + head * dim;
+    const int64_t kv_offset = head / options_.shape.group() * dim;
 
-    std::vector<double> weight(visible);
-    double greatest = -INFINITY, sum = 0;
-    for (size_t token = 0; token < visible; ++token) {
-      const float* const k = source.k.data() + token * kv_width() + kv_offset;
-      double dot = 0;
-      for (size_t i = 0; i < dim; ++i) dot += double{q[i]} * double{k[i]};
-      weight[token] = dot / std::sqrt(static_cast<double>(dim));
-      greatest = std::max(greatest, weight[token]);
+    std::vector<float> weight(static_cast<size_t>(q_len * tokens));
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    VKV_CHECK(dnnl_sgemm('N', 'T', q_len, tokens, dim, scale, q, q_row, source.k.data() + kv_offset,
+                         kv_row, 0.0f, weight.data(), tokens) == dnnl_success);
+    for (int64_t i = 0; i < q_len; ++i) {
+      const auto row =
+          std::span(weight).subspan(static_cast<size_t>(i * tokens), static_cast<size_t>(tokens));
+      const auto visible = row.first(static_cast<size_t>(tokens - q_len + i + 1));
+      const float greatest = *std::max_element(visible.begin(), visible.end());
+      double sum = 0;
+      for (float& value : visible) sum += value = std::exp(value - greatest);
+      for (float& value : visible) value = static_cast<float>(value / sum);
+      std::fill(row.begin() + static_cast<int64_t>(visible.size()), row.end(), 0.0f);
     }
-    for (double& value : weight) sum += value = std::exp(value - greatest);
-    std::vector<double> result(dim);
-    for (size_t token = 0; token < visible; ++token) {
-      const float* const v = source.v.data() + token * kv_width() + kv_offset;
-      for (size_t i = 0; i < dim; ++i) result[i] += weight[token] / sum * double{v[i]};
-    }
-    for (size_t i = 0; i < dim; ++i) out[i] = static_cast<float>(result[i]);
+    VKV_CHECK(dnnl_sgemm('N', 'N', q_len, dim, tokens, 1.0f, weight.data(), tokens,
+                         source.v.data() + kv_offset, kv_row, 0.0f, out, q_row) == dnnl_success);
   }
 
   CacheOptions options_;

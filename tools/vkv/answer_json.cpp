@@ -47,7 +47,8 @@ AnswerRecord record_from(const Json& json) {
   record.id = json.at("id").get<std::string>();
   record.question = json.at("question").get<int64_t>();
   record.hash = json.at("hash").get<std::string>();
-  record.group = json.value("group", "");
+  record.group = json.at("group").get<std::string>();
+  record.kind = json.value("kind", "");
   record.prompt = json.at("prompt").get<std::string>();
   record.text = json.at("text").get<std::string>();
   if (json.contains("expected")) {
@@ -70,7 +71,7 @@ AnswerRecord record_from(const Json& json) {
   record.dram = tier_from(json.at("tiers").at("dram"));
   record.nvme = tier_from(json.at("tiers").at("nvme"));
   const Json& io = json.at("io");
-  record.io = {io.at("nvme_reads").get<uint64_t>(), io.at("nvme_read_bytes").get<uint64_t>(),
+  record.io = {io.at("extents_needed").get<uint64_t>(), io.at("nvme_read_bytes").get<uint64_t>(),
                io.at("nvme_written_bytes").get<uint64_t>(), io.at("prefetch_hits").get<uint64_t>(),
                io.at("prefetch_ready").get<uint64_t>()};
   return record;
@@ -82,6 +83,7 @@ Json to_json(const AnswerRecord& record) {
   Json json = {{"id", record.id},
                {"question", record.question},
                {"hash", record.hash},
+               {"group", record.group},
                {"prompt", record.prompt},
                {"text", record.text},
                {"finish", name(record.finish)},
@@ -91,13 +93,13 @@ Json to_json(const AnswerRecord& record) {
                {"tpot_ms", nullptr},
                {"tiers", {{"dram", tier_json(record.dram)}, {"nvme", tier_json(record.nvme)}}},
                {"io",
-                {{"nvme_reads", record.io.nvme_reads},
+                {{"extents_needed", record.io.extents_needed},
                  {"nvme_read_bytes", record.io.nvme_read_bytes},
                  {"nvme_written_bytes", record.io.nvme_written_bytes},
                  {"prefetch_hits", record.io.prefetch_hits},
                  {"prefetch_ready", record.io.prefetch_ready}}}};
   if (record.tpot_seconds > 0) json["tpot_ms"] = record.tpot_seconds * 1e3;
-  if (!record.group.empty()) json["group"] = record.group;
+  if (!record.kind.empty()) json["kind"] = record.kind;
   if (record.expected) {
     json["expected"] = *record.expected;
     json["correct"] = record.correct;

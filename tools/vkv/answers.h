@@ -3,11 +3,11 @@
 //
 // One JSON object a line. An answer:
 //
-//   {"id", "question", "hash", "group", "prompt", "text", "expected", "correct", "finish",
+//   {"id", "question", "hash", "group", "kind", "prompt", "text", "expected", "correct", "finish",
 //    "tokens": {"text", "visual", "control", "sink", "answer"}, "media_ms", "ttft_ms", "tpot_ms",
 //    "tiers": {"dram": {"bytes", "peak"}, "nvme": ...}, "kv": {"visual": {...}, ...}, "io": {...}}
 //
-// "group", "expected" and "correct" stand only where the job has them. A job that failed:
+// "kind", "expected" and "correct" stand only where the job has them. A job that failed:
 //
 //   {"id", "line", "error", "question" (where it was one question that failed)}
 #pragma once
@@ -36,18 +36,19 @@ struct TierBytes {
 
 // What one question moved.
 struct IoCounts {
-  uint64_t nvme_reads = 0;  // extents
+  uint64_t extents_needed = 0;  // that lay on NVMe
   uint64_t nvme_read_bytes = 0;
   uint64_t nvme_written_bytes = 0;
-  uint64_t prefetch_hits = 0;   // of the reads: issued before they were needed
-  uint64_t prefetch_ready = 0;  // of the hits: already there when needed
+  uint64_t prefetch_hits = 0;   // of them: read issued before
+  uint64_t prefetch_ready = 0;  // of the hits: read finished before
 };
 
 struct AnswerRecord {
   std::string id;
   int64_t question = 0;  // index in the job
   std::string hash;      // question_hash()
-  std::string group;
+  std::string group;     // the job's, or by media: "text", "image", "images-3", "video-16"
+  std::string kind;
   std::string prompt;
   std::string text;
   std::optional<std::string> expected;

@@ -121,6 +121,7 @@ Status add_question(const Json& object, Job& job) {
     question.expected.emplace();
     VKV_TRY(read_string(object, "answer", *question.expected));
   }
+  VKV_TRY(read_string(object, "kind", question.kind));
   job.questions.push_back(std::move(question));
   return {};
 }
@@ -131,13 +132,13 @@ Status read_questions(const Json& object, Job& job) {
     if (!object.contains("prompt")) return wrong("prompt", "or \"questions\" is missing");
     return add_question(object, job);
   }
-  if (object.contains("prompt") || object.contains("answer")) {
-    return wrong("questions", "and \"prompt\" or \"answer\" must not both stand");
+  for (const char* field : {"prompt", "answer", "kind"}) {
+    if (object.contains(field)) return wrong(field, "and \"questions\" must not both stand");
   }
   if (!it->is_array() || it->empty()) return wrong("questions", "must be a list of objects");
   for (const Json& question : *it) {
     if (!question.is_object()) return wrong("questions", "must be a list of objects");
-    VKV_TRY(check_fields(question, {"prompt", "answer"}));
+    VKV_TRY(check_fields(question, {"prompt", "answer", "kind", "meta"}));
     VKV_TRY(add_question(question, job));
   }
   return {};
@@ -161,7 +162,7 @@ Result<Job> make_job(const Json& json, int64_t line, const JobDefaults& defaults
   }
   if (!json.is_object()) return Status(Code::kInvalidArgument, "is JSON, but not an object");
   VKV_TRY(check_fields(json, {"id", "image", "images", "video", "fps", "frames", "prompt", "answer",
-                              "questions", "sampling", "group", "meta"}));
+                              "kind", "questions", "sampling", "group", "meta"}));
   Job job;
   job.line = line;
   job.sampling = defaults.sampling;

@@ -9,9 +9,9 @@
 //    "max_tokens": 32}}
 //
 // "prompt" or "questions"; "images" (or "image") and "video" may both stand, pictures come first.
-// "frames" or "fps" choose frames of the video. "answer" is what is expected. "meta" may hold
-// anything. Paths are relative to the file. Other fields are refused, so that a slip of the pen
-// never asks a question without its picture.
+// "frames" or "fps" choose frames of the video. "answer" is what is expected, "kind" (beside it)
+// and "group" sort answers for the accuracy table. "meta" may hold anything. Paths are relative to
+// the file. Other fields are refused, so that a slip of the pen never asks about a missing picture.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,7 @@ namespace vkv {
 struct JobQuestion {
   std::string prompt;
   std::optional<std::string> expected;
+  std::string kind;  // of question; may be empty
 };
 
 // One set of media and the questions about it.
@@ -41,7 +42,7 @@ struct Job {
   VideoSampling video_sampling;
   std::vector<JobQuestion> questions;  // at least one
   Sampling sampling;
-  std::string group;             // answers of one group get an accuracy of their own
+  std::string group;             // empty: by media, "image" or "video-16"
   std::filesystem::path folder;  // that paths are relative to
 };
 

@@ -19,7 +19,7 @@ namespace {
 constexpr const char* kExamples = R"(
 Examples:
   vkv run --model tiny --image cat.png --prompt "What is in the picture?"
-  vkv run --model tiny --video clip.mp4 --frames 16 --prompt "What happens?" --prompt "Who is it?"
+  vkv run --model tiny --video clip.mp4 --frames 16 --prompt "What moves?" --prompt "How many?"
   vkv run --model tiny --video clip.mp4 --fps 2 --prompt "What happens?" \
       --preset visual2 --dram-budget 64M --nvme-budget 2G
   vkv run --model tiny --jobs jobs.jsonl --out answers.jsonl
@@ -28,8 +28,8 @@ A line of jobs.jsonl is one JSON object; paths are relative to the file:
   {"id": "a", "image": "cat.png", "prompt": "What is it?", "answer": "a cat", "group": "image"}
   {"id": "b", "video": "clip.mp4", "frames": 16, "questions": [{"prompt": "What happens?"}, ...],
    "sampling": {"temperature": 0.7, "top_p": 0.9, "seed": 1, "max_tokens": 32}}
-With "answer" the summary reports accuracy, by "group" too. A batch that was interrupted goes on
-where it stopped when the same command is run again.
+With "answer" the summary reports accuracy, also by "group" (or else by media) and by "kind" of
+question. An interrupted batch goes on where it stopped when the same command is run again.
 
 Sizes take K, M, G, T (powers of 1024): 512M. Presets, with bits of K/V once a block is sealed:
   exact     16/16
@@ -40,7 +40,7 @@ Sizes take K, M, G, T (powers of 1024): 512M. Presets, with bits of K/V once a b
   extreme   the same 8/8, the rest 1/1
   onebit    at most 3 % of the visual tokens 8/8, the rest 1/1 with shared headers
 
-Exit status: 0 all answered, 1 some jobs failed, 2 wrong flags, model or budgets, 130 interrupted.)";
+Exit status: 0 all answered, 1 some failed, 2 wrong flags, model or budgets, 130 interrupted.)";
 
 bool is_blank(const std::string& text) {
   return std::all_of(text.begin(), text.end(),

@@ -52,25 +52,29 @@ class SingleListener : public AnswerListener {
   }
 
   Status failed(const Job&, size_t, const Status& reason) override {
-    end_line();
-    spdlog::error("{}", reason.message());
+    spdlog::error("{}{}", close_half_answer(), reason.message());
     ++failure_count_;
     return {};
   }
 
-  // A half answer stays a line of its own.
-  void end_line() {
-    if (!arguments_.json) std::fputs("\n", stdout);
-    std::fflush(stdout);
-    line_open_ = false;
+  // Ends the line of an answer that broke off; returns what the message begins with then.
+  std::string_view close_half_answer() {
+    if (!line_open_) return "";
+    end_line();
+    return "the answer is not complete: ";
   }
-  bool line_open() const { return line_open_; }
 
   const Totals& totals() const { return totals_; }
   const nlohmann::json& answers() const { return answers_; }
   uint64_t failure_count() const { return failure_count_; }
 
  private:
+  void end_line() {
+    if (!arguments_.json) std::fputs("\n", stdout);
+    std::fflush(stdout);
+    line_open_ = false;
+  }
+
   const RunArguments& arguments_;
   Progress* progress_;
   bool line_open_ = false;
@@ -97,13 +101,8 @@ int run_single(const RunArguments& arguments, const SessionOptions& options) {
   SingleListener listener(arguments, &progress);
   const Status status = session.value()->run(job, questions, listener);
   progress.clear();
-  if (listener.line_open()) listener.end_line();
   const bool interrupted = status.code() == Code::kCancelled;
-  if (interrupted) {
-    spdlog::error("interrupted: the answer is not complete");
-  } else if (!status.ok()) {
-    spdlog::error("{}", status.message());
-  }
+  if (!status.ok()) spdlog::error("{}{}", listener.close_half_answer(), status.message());
 
   RunFacts facts = run_facts(arguments, options);
   facts.engine = session.value()->engine();

@@ -36,6 +36,13 @@ class PrefixOwner {
   MediaPrefix prefix_;
 };
 
+std::string media_group(const Job& job, int image_count) {
+  if (!job.group.empty()) return job.group;
+  if (image_count == 0) return "text";
+  if (!job.video.empty()) return fmt::format("video-{}", image_count);
+  return image_count == 1 ? "image" : fmt::format("images-{}", image_count);
+}
+
 TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
   const TierStats& of = stats.tier[static_cast<size_t>(tier)];
   return {of.bytes_used, of.bytes_peak};
@@ -152,8 +159,7 @@ Status Session::ask(const Job& job, size_t index, const Media& media, const Medi
                     double media_seconds, AnswerListener& listener) {
   VKV_TRY(check_cancel());
   listener.begin(job, index);
-  const CacheStats before = cache_->stats();
-  CacheStats last = before;  // while the sequence was still there
+  CacheStats last = cache_->stats();  // while the sequence is still there
   uint64_t piece_count = 0;
   const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
   Watch prefill = watch("prefill", "tokens", layers);
@@ -179,19 +185,20 @@ Status Session::ask(const Job& job, size_t index, const Media& media, const Medi
     if (answer.status().code() == Code::kCancelled) return answer.status();
     return listener.failed(job, index, answer.status());
   }
-  AnswerRecord record = make_record(job, index, answer.value(), before, last);
+  AnswerRecord record = make_record(job, index, answer.value(), last);
+  record.group = media_group(job, media.image_count);
   record.media_seconds = media_seconds;
   return listener.answered(job, index, std::move(record));
 }
 
 AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& answer,
-                                  const CacheStats& before, const CacheStats& last) const {
+                                  const CacheStats& last) {
   const JobQuestion& question = job.questions[index];
   const CacheStats after = cache_->stats();
   AnswerRecord record;
   record.id = job.id;
   record.question = static_cast<int64_t>(index);
-  record.group = job.group;
+  record.kind = question.kind;
   record.prompt = question.prompt;
   record.text = answer.text;
   record.expected = question.expected;
@@ -206,11 +213,13 @@ AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& an
   record.nvme = tier_bytes(last, Tier::kNvme);
   record.dram.peak = tier_bytes(after, Tier::kDram).peak;
   record.nvme.peak = tier_bytes(after, Tier::kNvme).peak;
-  record.io = {after.nvme_read_count - before.nvme_read_count,
-               after.nvme_read_bytes - before.nvme_read_bytes,
-               after.nvme_written_bytes - before.nvme_written_bytes,
-               after.prefetch_hit_count - before.prefetch_hit_count,
-               after.prefetch_ready_count - before.prefetch_ready_count};
+  // The media's own share goes to the first answer after it.
+  record.io = {after.nvme_read_count - counted_.nvme_read_count,
+               after.nvme_read_bytes - counted_.nvme_read_bytes,
+               after.nvme_written_bytes - counted_.nvme_written_bytes,
+               after.prefetch_hit_count - counted_.prefetch_hit_count,
+               after.prefetch_ready_count - counted_.prefetch_ready_count};
+  counted_ = after;
   return record;
 }
 

@@ -62,7 +62,7 @@ class Session {
   Status ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
              double media_seconds, AnswerListener& listener);
   AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
-                           const CacheStats& before, const CacheStats& last) const;
+                           const CacheStats& last);
 
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
@@ -71,6 +71,7 @@ class Session {
   std::unique_ptr<Generator> generator_;  // points to the four above
   Progress* progress_;
   const std::atomic<bool>* cancel_;
+  CacheStats counted_;  // what the answers so far account for
 };
 
 }  // namespace vkv

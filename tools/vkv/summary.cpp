@@ -84,7 +84,7 @@ double Totals::Accuracy::percent() const {
 void Totals::add(const AnswerRecord& record) {
   ++answer_count_;
   if (record.expected) {
-    for (Accuracy* accuracy : {&accuracy_, &groups_[record.group]}) {
+    for (Accuracy* accuracy : {&accuracy_, &groups_[record.group], &kinds_[record.kind]}) {
       accuracy->total += 1;
       accuracy->correct += record.correct ? 1 : 0;
     }
@@ -98,7 +98,7 @@ void Totals::add(const AnswerRecord& record) {
     sum->bytes = std::max(sum->bytes, tier->bytes);
     sum->peak = std::max(sum->peak, tier->peak);
   }
-  io_.nvme_reads += record.io.nvme_reads;
+  io_.extents_needed += record.io.extents_needed;
   io_.nvme_read_bytes += record.io.nvme_read_bytes;
   io_.nvme_written_bytes += record.io.nvme_written_bytes;
   io_.prefetch_hits += record.io.prefetch_hits;
@@ -118,10 +118,13 @@ void Totals::append_accuracy(std::string& text) const {
   if (accuracy_.total == 0) return;
   line(text, "accuracy     {:.1f} % ({} of {})", accuracy_.percent(), accuracy_.correct,
        accuracy_.total);
-  if (groups_.size() == 1 && groups_.begin()->first.empty()) return;
-  for (const auto& [group, accuracy] : groups_) {
-    line(text, "  {:<14} {:5.1f} % ({} of {})", group.empty() ? "(no group)" : group,
-         accuracy.percent(), accuracy.correct, accuracy.total);
+  for (const auto& [heading, parts] : {std::pair{"by media", &groups_}, {"by kind", &kinds_}}) {
+    if (parts->size() < 2) continue;
+    line(text, "  {}", heading);
+    for (const auto& [part, accuracy] : *parts) {
+      line(text, "    {:<16} {:5.1f} % ({} of {})", part.empty() ? "other" : part,
+           accuracy.percent(), accuracy.correct, accuracy.total);
+    }
   }
 }
 
@@ -163,10 +166,9 @@ void Totals::append_tiers(std::string& text, const RunFacts& facts) const {
   row("dram", dram_, facts.dram_bytes_max);
   if (facts.nvme_bytes_max == 0 && nvme_.peak == 0) return;
   row("nvme", nvme_, facts.nvme_bytes_max);
-  line(text, "read from NVMe     {} in {} extents, written {}", byte_size_text(io_.nvme_read_bytes),
-       io_.nvme_reads, byte_size_text(io_.nvme_written_bytes));
-  line(text, "prefetched         {} of {} extents, {} of them in time", io_.prefetch_hits,
-       io_.nvme_reads, io_.prefetch_ready);
+  line(text, "NVMe extents needed {}: {} prefetched, {} of them in time; {} read, {} written",
+       io_.extents_needed, io_.prefetch_hits, io_.prefetch_ready,
+       byte_size_text(io_.nvme_read_bytes), byte_size_text(io_.nvme_written_bytes));
 }
 
 void Totals::append_times(std::string& text) const {
@@ -218,7 +220,7 @@ Json Totals::json(const RunFacts& facts) const {
                 {{"dram", tier_json(dram_, facts.dram_bytes_max)},
                  {"nvme", tier_json(nvme_, facts.nvme_bytes_max)}}},
                {"io",
-                {{"nvme_reads", io_.nvme_reads},
+                {{"extents_needed", io_.extents_needed},
                  {"nvme_read_bytes", io_.nvme_read_bytes},
                  {"nvme_written_bytes", io_.nvme_written_bytes},
                  {"prefetch_hits", io_.prefetch_hits},
@@ -245,8 +247,11 @@ Json Totals::json(const RunFacts& facts) const {
                   {"total", accuracy.total}};
     };
     json["accuracy"] = accuracy_json(accuracy_);
-    for (const auto& [group, accuracy] : groups_) {
-      if (!group.empty()) json["accuracy"]["groups"][group] = accuracy_json(accuracy);
+    for (const auto& [part, accuracy] : groups_) {
+      json["accuracy"]["groups"][part] = accuracy_json(accuracy);
+    }
+    for (const auto& [part, accuracy] : kinds_) {
+      if (!part.empty()) json["accuracy"]["kinds"][part] = accuracy_json(accuracy);
     }
   }
   return json;

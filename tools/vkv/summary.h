@@ -45,6 +45,7 @@ class Totals {
   };
 
   RoleStats all_roles() const;
+  using Accuracies = std::map<std::string, Accuracy>;
   void append_accuracy(std::string& text) const;
   void append_roles(std::string& text) const;
   void append_tiers(std::string& text, const RunFacts& facts) const;
@@ -52,7 +53,7 @@ class Totals {
 
   uint64_t answer_count_ = 0;
   Accuracy accuracy_;
-  std::map<std::string, Accuracy> groups_;
+  Accuracies groups_, kinds_;
   std::array<uint64_t, kRoleCount> prompt_tokens_{};
   uint64_t answer_tokens_ = 0;
   std::array<RoleStats, kRoleCount> kv_;
