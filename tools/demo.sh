@@ -13,9 +13,8 @@ usage() {
 Usage: tools/demo.sh [--all] [--help]
 
 Makes a fresh Debian 12 ready (tools/setup.sh), builds the vkv program and asks TinyVLM, the small
-model that ships, about a picture and a video. Visual tokens are kept at 2 to 4 bits, and memory is
-so scarce that most of the video's are on disk. Each answer is compared with the right one; ends
-with 0 if all are right.
+model that ships, about a picture and a video. Visual tokens are kept at 2 to 4 bits, and of the
+video's most are on disk. Each answer is compared with the right one; ends with 0 if all are right.
 
   --all   asks about every sample in tools/tinyvlm/samples, not one of each kind
 
@@ -41,7 +40,11 @@ ask() {
   for prompt in "${prompts[@]}"; do command+=(--prompt "$prompt"); done
 
   printf '\n$'
-  printf ' %q' "${command[@]}"
+  local word
+  for word in "${command[@]}"; do
+    case $word in *' '*) word="\"$word\"" ;; esac
+    printf ' %s' "$word"
+  done
   printf '\n\n'
   answers=$(mktemp)
   # With several questions each is repeated as "> question" above its answer.
@@ -88,7 +91,7 @@ main() {
   fi
 
   echo
-  echo "2. Pictures: KV cache in memory, visual tokens at 4 bits (preset balanced)"
+  echo "2. Picture: all of the KV cache in memory, encoded at 4 bits (preset balanced)"
   for id in "${pictures[@]}"; do ask "$id" --preset balanced; done
 
   echo
