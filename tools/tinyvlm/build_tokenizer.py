@@ -1,4 +1,5 @@
-# Builds TinyVLM's byte-level BPE tokenizer from the text of its questions and answers.
+# build_tokenizer.py: builds the byte-level BPE tokenizer from questions and answers.
+# SPDX-License-Identifier: Apache-2.0
 import json
 import sys
 from pathlib import Path
@@ -6,7 +7,16 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from questions import (
-    BOS, COLOR_NAMES, EOS, IMAGE, KINDS, PAD, VIDEO_TEMPLATES, VOCAB_SIZE, question_suffix)
+    BOS,
+    COLOR_NAMES,
+    EOS,
+    IMAGE,
+    KINDS,
+    PAD,
+    VIDEO_TEMPLATES,
+    VOCAB_SIZE,
+    question_suffix,
+)
 
 # The split pattern of Qwen2's tokenizer: every digit is a token of its own.
 PATTERN = (
@@ -36,10 +46,12 @@ def corpus():
 def build(out_dir):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,

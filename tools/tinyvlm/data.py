@@ -1,23 +1,44 @@
-# Makes TinyVLM's training and evaluation batches: labelled videos and easy-vqa images.
+# data.py: makes TinyVLM's training and evaluation batches: labelled videos and easy-vqa images.
+# SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from questions import (
-    COLOR_NAMES, EOS_ID, KINDS, PAD_ID, TENS_LETTERS, VIDEO_KINDS, VIDEO_TEMPLATES,
-    question_suffix)
+    COLOR_NAMES,
+    EOS_ID,
+    KINDS,
+    PAD_ID,
+    TENS_LETTERS,
+    VIDEO_KINDS,
+    VIDEO_TEMPLATES,
+    question_suffix,
+)
 
 LENGTH = 20  # tokens of a question block: suffix, answer and </s>, padded
 TENS, ONES, COLOR, KIND, A_TENS, A_ONES, A_COLOR, A_KIND, DIGIT, YES = range(10)
 ANSWERS = {
-    "frame": [A_COLOR, A_KIND], "frame_color": [A_COLOR], "frame_shape": [A_KIND],
-    "which": ["space", A_TENS, A_ONES], "count_color": ["space", DIGIT],
-    "count_kind": ["space", DIGIT], "exists": [YES],
+    "frame": [A_COLOR, A_KIND],
+    "frame_color": [A_COLOR],
+    "frame_shape": [A_KIND],
+    "which": ["space", A_TENS, A_ONES],
+    "count_color": ["space", DIGIT],
+    "count_kind": ["space", DIGIT],
+    "exists": [YES],
     "after": ["space", A_TENS, A_ONES, A_COLOR, A_KIND],
-    "before": ["space", A_TENS, A_ONES, A_COLOR, A_KIND]}
+    "before": ["space", A_TENS, A_ONES, A_COLOR, A_KIND],
+}
 WEIGHTS = {
-    "frame": 0.26, "frame_color": 0.08, "frame_shape": 0.1, "which": 0.2, "after": 0.08,
-    "before": 0.08, "count_color": 0.06, "count_kind": 0.06, "exists": 0.08}
+    "frame": 0.26,
+    "frame_color": 0.08,
+    "frame_shape": 0.1,
+    "which": 0.2,
+    "after": 0.08,
+    "before": 0.08,
+    "count_color": 0.06,
+    "count_kind": 0.06,
+    "exists": 0.08,
+}
 
 
 def single(tokenizer, text):
@@ -36,24 +57,28 @@ class VideoQuestions:
         end = torch.zeros(len(VIDEO_KINDS), dtype=torch.long)
         for row, kind in enumerate(VIDEO_KINDS):
             text = question_suffix(VIDEO_TEMPLATES[kind].format(n="96", color="red", kind="star"))
-            slots = {single(tokenizer, "9"): TENS, single(tokenizer, "6"): ONES,
-                     single(tokenizer, " red"): COLOR, single(tokenizer, " star"): KIND}
+            slots = {
+                single(tokenizer, "9"): TENS,
+                single(tokenizer, "6"): ONES,
+                single(tokenizer, " red"): COLOR,
+                single(tokenizer, " star"): KIND,
+            }
             codes = [-1 - slots[i] if i in slots else i for i in tokenizer.encode(text).ids]
             start[row] = len(codes)
             space = single(tokenizer, " ")
             codes += [space if a == "space" else -1 - a for a in ANSWERS[kind]] + [EOS_ID]
             end[row] = len(codes)
             assert len(codes) <= LENGTH
-            table[row, :len(codes)] = torch.tensor(codes)
+            table[row, : len(codes)] = torch.tensor(codes)
         self.table, self.start, self.end = table.to(device), start.to(device), end.to(device)
         self.digit_ids = torch.tensor([single(tokenizer, str(i)) for i in range(10)]).to(device)
         self.tens_ids = self.digit_ids
         self.letter_ids = torch.tensor([single(tokenizer, c) for c in TENS_LETTERS]).to(device)
-        self.color_ids = torch.tensor(
-            [single(tokenizer, " " + c) for c in COLOR_NAMES]).to(device)
+        self.color_ids = torch.tensor([single(tokenizer, " " + c) for c in COLOR_NAMES]).to(device)
         self.kind_ids = torch.tensor([single(tokenizer, " " + k) for k in KINDS]).to(device)
-        self.yes_ids = torch.tensor(
-            [single(tokenizer, " no"), single(tokenizer, " yes")]).to(device)
+        self.yes_ids = torch.tensor([single(tokenizer, " no"), single(tokenizer, " yes")]).to(
+            device
+        )
         self.weights = torch.tensor([WEIGHTS[k] for k in VIDEO_KINDS]).to(device)
 
     def use_letters(self):
@@ -91,11 +116,11 @@ class VideoQuestions:
         favoured = (rand(videos, 10) + 0.3 * (rand(videos, 10) < 0.3)).repeat(1, 10)
         draw = rand(videos, 100) + 2 * favoured * hard
         number = torch.where(unordered, draw.argsort(-1, descending=True)[:, :frames], number)
-        number = torch.where(
-            unordered, number.gather(1, rand(videos, frames).argsort(-1)), number)
+        number = torch.where(unordered, number.gather(1, rand(videos, frames).argsort(-1)), number)
 
-        q = torch.multinomial(self.weights.expand(videos, -1), questions, replacement=True,
-                              generator=generator)
+        q = torch.multinomial(
+            self.weights.expand(videos, -1), questions, replacement=True, generator=generator
+        )
         target = randint(frames, videos, questions)
         after, before = VIDEO_KINDS.index("after"), VIDEO_KINDS.index("before")
         neighbour = (q == after) | (q == before)
@@ -119,29 +144,48 @@ class VideoQuestions:
         counting_kind = q == VIDEO_KINDS.index("count_kind")
         loose = rand(videos, questions) < 0.4
         asked_color = torch.where(
-            counting_color & loose, randint(len(COLOR_NAMES), videos, questions), asked_color)
+            counting_color & loose, randint(len(COLOR_NAMES), videos, questions), asked_color
+        )
         asked_kind = torch.where(
-            counting_kind & loose, randint(len(KINDS), videos, questions), asked_kind)
+            counting_kind & loose, randint(len(KINDS), videos, questions), asked_kind
+        )
         color, kind = color[:, :frames], kind[:, :frames]
         count = torch.where(
-            counting_color, (color[:, None] == asked_color[..., None]).sum(-1),
-            (kind[:, None] == asked_kind[..., None]).sum(-1))
+            counting_color,
+            (color[:, None] == asked_color[..., None]).sum(-1),
+            (kind[:, None] == asked_kind[..., None]).sum(-1),
+        )
         too_many = (counting_color | counting_kind) & (count > 9)
         q = torch.where(too_many, VIDEO_KINDS.index("frame"), q)
 
         n_asked, n_answer = number.gather(1, target), number.gather(1, answer)
-        values = torch.stack([
-            self.tens_ids[n_asked // 10], self.digit_ids[n_asked % 10],
-            self.color_ids[asked_color], self.kind_ids[asked_kind],
-            self.tens_ids[n_answer // 10], self.digit_ids[n_answer % 10],
-            self.color_ids[color.gather(1, answer)], self.kind_ids[kind.gather(1, answer)],
-            self.digit_ids[count.clamp_max(9)], self.yes_ids[present.long()]], -1)
+        values = torch.stack(
+            [
+                self.tens_ids[n_asked // 10],
+                self.digit_ids[n_asked % 10],
+                self.color_ids[asked_color],
+                self.kind_ids[asked_kind],
+                self.tens_ids[n_answer // 10],
+                self.digit_ids[n_answer % 10],
+                self.color_ids[color.gather(1, answer)],
+                self.kind_ids[kind.gather(1, answer)],
+                self.digit_ids[count.clamp_max(9)],
+                self.yes_ids[present.long()],
+            ],
+            -1,
+        )
         codes = self.table[q]
         tokens = torch.where(codes >= 0, codes, values.gather(-1, (-1 - codes).clamp_min(0)))
         place = torch.arange(LENGTH, device=dev)
         is_answer = (place >= self.start[q][..., None]) & (place < self.end[q][..., None])
-        return {"color": color, "kind": kind, "number": number, "tokens": tokens,
-                "is_answer": is_answer, "question": q}
+        return {
+            "color": color,
+            "kind": kind,
+            "number": number,
+            "tokens": tokens,
+            "is_answer": is_answer,
+            "question": q,
+        }
 
     def to_text(self, batch, video, question, tokenizer):
         """(prompt text, answer text) of one sampled question."""
@@ -149,8 +193,10 @@ class VideoQuestions:
         row = int(batch["question"][video, question])
         a, b = int(self.start[row]), int(self.end[row])
         text = tokenizer.decode(ids[:a])
-        return (text.removeprefix("\nQuestion: ").removesuffix(" Answer:"),
-                tokenizer.decode(ids[a:b - 1]).strip())
+        return (
+            text.removeprefix("\nQuestion: ").removesuffix(" Answer:"),
+            tokenizer.decode(ids[a : b - 1]).strip(),
+        )
 
 
 class EasyVqa:
@@ -160,10 +206,17 @@ class EasyVqa:
         pack = np.load(path)
         self.device = device
         small = torch.from_numpy(pack[f"{split}_images"]).permute(0, 3, 1, 2)
-        big = torch.cat([
-            F.interpolate(part.to(device).float(), size=(128, 128), mode="bicubic",
-                          antialias=True).clamp(0, 255).round().to(torch.uint8)
-            for part in small.split(500)])
+        big = torch.cat(
+            [
+                F.interpolate(
+                    part.to(device).float(), size=(128, 128), mode="bicubic", antialias=True
+                )
+                .clamp(0, 255)
+                .round()
+                .to(torch.uint8)
+                for part in small.split(500)
+            ]
+        )
         self.images = big
         questions, answers = pack[f"{split}_questions"], pack[f"{split}_answers"]
         self.image_of = torch.from_numpy(pack[f"{split}_image_of"].astype(np.int64)).to(device)
@@ -213,15 +266,22 @@ class EasyVqa:
         pick = torch.randint(len(self.images), (images,), generator=generator, device=dev)
         column = torch.rand(images, questions, generator=generator, device=dev)
         column = (column * self.num_questions[pick][:, None]).long()
-        question = self.by_image[pick][:, None].expand(-1, questions, -1).gather(
-            2, column[..., None])[..., 0]
+        question = (
+            self.by_image[pick][:, None]
+            .expand(-1, questions, -1)
+            .gather(2, column[..., None])[..., 0]
+        )
         frames = self.images[pick]
         # Mirrored and moved a little: the labels stay true.
         flip = torch.rand(images, 2, generator=generator, device=dev) < 0.5
         frames = torch.where(flip[:, 0, None, None, None], frames.flip(3), frames)
         frames = torch.where(flip[:, 1, None, None, None], frames.flip(2), frames)
-        return {"frames": frames, "tokens": self.tokens[question],
-                "is_answer": self.is_answer[question], "labels": self.labels[pick]}
+        return {
+            "frames": frames,
+            "tokens": self.tokens[question],
+            "is_answer": self.is_answer[question],
+            "labels": self.labels[pick],
+        }
 
 
 def pack_easy_vqa(path):
@@ -239,13 +299,15 @@ def pack_easy_vqa(path):
     for split in ("train", "test"):
         q, a, image = getattr(easy_vqa, f"get_{split}_questions")()
         paths = getattr(easy_vqa, f"get_{split}_image_paths")()
-        out[f"{split}_images"] = np.stack([
-            np.array(Image.open(paths[i]).convert("RGB")) for i in range(len(paths))])
+        out[f"{split}_images"] = np.stack(
+            [np.array(Image.open(paths[i]).convert("RGB")) for i in range(len(paths))]
+        )
         out[f"{split}_questions"] = np.array([index(texts, x) for x in q], np.int16)
         out[f"{split}_answers"] = np.array([index(answer_texts, x) for x in a], np.int16)
         out[f"{split}_image_of"] = np.array(image, np.int16)
-    np.savez_compressed(path, question_texts=np.array(texts), answer_texts=np.array(answer_texts),
-                        **out)
+    np.savez_compressed(
+        path, question_texts=np.array(texts), answer_texts=np.array(answer_texts), **out
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-# Runs a TinyVLM checkpoint with transformers over media files and reports exact-match accuracy.
+# evaluate.py: runs a checkpoint with transformers over files, and counts right answers.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: evaluate.py JOBS [--model DIR] [--control none|no-image|shuffled] [--out FILE]
 
 JOBS is eval/jobs.jsonl or samples/samples.json.  Videos are decoded by ffmpeg; every frame is used,
 one <image> each.  All questions of a job share one prefill of its images (a copy of the cache for
 each), then the answer is generated greedily until </s>."""
+
 import argparse
 import copy
 import json
@@ -28,8 +30,19 @@ def load_jobs(path):
 def pictures_of(job, base):
     if "video" in job:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(["ffmpeg", "-loglevel", "error", "-i", str(base / job["video"]),
-                            "-fps_mode", "passthrough", f"{folder}/%04d.png"], check=True)
+            subprocess.run(
+                [
+                    "ffmpeg",
+                    "-loglevel",
+                    "error",
+                    "-i",
+                    str(base / job["video"]),
+                    "-fps_mode",
+                    "passthrough",
+                    f"{folder}/%04d.png",
+                ],
+                check=True,
+            )
             return [Image.open(p).convert("RGB") for p in sorted(Path(folder).glob("*.png"))]
     return [Image.open(base / p) for p in job["images"]]
 
@@ -38,16 +51,22 @@ class Model:
     def __init__(self, folder):
         self.processor = AutoProcessor.from_pretrained(folder)
         self.model = LlavaForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32).eval()
+            folder, dtype=torch.float32
+        ).eval()
 
     @torch.no_grad()
     def prefill(self, pictures):
         if not pictures:
             return None, 0
-        inputs = self.processor(text=BOS + IMAGE * len(pictures), images=pictures,
-                                return_tensors="pt")
-        out = self.model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"],
-                         use_cache=True, logits_to_keep=1)
+        inputs = self.processor(
+            text=BOS + IMAGE * len(pictures), images=pictures, return_tensors="pt"
+        )
+        out = self.model(
+            input_ids=inputs["input_ids"],
+            pixel_values=inputs["pixel_values"],
+            use_cache=True,
+            logits_to_keep=1,
+        )
         return out.past_key_values, inputs["input_ids"].shape[1]
 
     @torch.no_grad()
@@ -62,8 +81,11 @@ class Model:
             tokens.append(int(out.logits[0, -1].argmax()))
             if tokens[-1] == EOS_ID:
                 break
-            out = self.model(input_ids=torch.tensor([[tokens[-1]]]),
-                             past_key_values=out.past_key_values, use_cache=True)
+            out = self.model(
+                input_ids=torch.tensor([[tokens[-1]]]),
+                past_key_values=out.past_key_values,
+                use_cache=True,
+            )
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
@@ -96,16 +118,27 @@ def main():
                     entry[0] += right
                     entry[1] += 1
             if args.verbose or not right and args.control == "none":
-                print(f"{'ok   ' if right else 'WRONG'} {job['id']}: {q['prompt']} -> {said!r} "
-                      f"(right: {q['answer']!r})", flush=True)
+                print(
+                    f"{'ok   ' if right else 'WRONG'} {job['id']}: {q['prompt']} -> {said!r} "
+                    f"(right: {q['answer']!r})",
+                    flush=True,
+                )
     for name in sorted(table):
         right, total = table[name]
         print(f"{name}: {right}/{total} = {right / total:.3f}")
     if args.out:
-        Path(args.out).write_text(json.dumps({
-            "control": args.control,
-            "groups": {k: {"right": v[0], "questions": v[1]} for k, v in sorted(table.items())},
-        }, indent=1) + "\n")
+        Path(args.out).write_text(
+            json.dumps(
+                {
+                    "control": args.control,
+                    "groups": {
+                        k: {"right": v[0], "questions": v[1]} for k, v in sorted(table.items())
+                    },
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-# Turns the weights that train.py wrote into a Hugging Face checkpoint directory.
+# export.py: turns the weights that train.py wrote into a Hugging Face checkpoint directory.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: export.py model.safetensors OUT_DIR"""
+
 import sys
 
 import torch

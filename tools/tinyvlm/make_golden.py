@@ -1,4 +1,5 @@
-# Writes parity goldens: token ids, pixels and logits that the C++ host model must reproduce.
+# make_golden.py: token ids, pixels and logits that the C++ host model must reproduce.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: make_golden.py random|trained
 
 'random' also makes the small random-weight checkpoint of the same architecture.  Everything is
@@ -11,6 +12,7 @@ bfloat16, so they are exactly representable.  Each case NAME of cases.json has N
   step_logits    float32 [8,V]    logits after feeding greedy_tokens[0..7] one by one
   greedy_tokens  int64 [9]        argmax of prompt_logits, then of step_logits[0..7]
 (eos does not stop the steps)."""
+
 import json
 import sys
 from pathlib import Path
@@ -46,8 +48,12 @@ CASES = [
     ("text_only", [], "Is there a triangle?", False),
     ("one_image", ["frame0.png"], "what color is the shape?", False),
     ("resized_image", ["large_320x240.png"], "What is in frame 03?", True),
-    ("three_images", ["frame1.png", "large_320x240.png", "frame2.png"],
-     "How many frames show red?", False),
+    (
+        "three_images",
+        ["frame1.png", "large_320x240.png", "frame2.png"],
+        "How many frames show red?",
+        False,
+    ),
     ("video_8_frames", [f"frame{i}.png" for i in range(8)], "What is in frame 05?", False),
 ]
 
@@ -76,8 +82,11 @@ def greedy(model, inputs):
     logits = [out.logits[0, -1]]
     tokens = [int(logits[0].argmax())]
     for _ in range(8):
-        out = model(input_ids=torch.tensor([[tokens[-1]]]), past_key_values=out.past_key_values,
-                    use_cache=True)
+        out = model(
+            input_ids=torch.tensor([[tokens[-1]]]),
+            past_key_values=out.past_key_values,
+            use_cache=True,
+        )
         logits.append(out.logits[0, -1])
         tokens.append(int(logits[-1].argmax()))
     return logits, tokens
@@ -89,15 +98,17 @@ def write_goldens(model_dir, out_dir, image_dir):
 
     processor = AutoProcessor.from_pretrained(model_dir)
     model = LlavaForConditionalGeneration.from_pretrained(
-        model_dir, dtype=torch.float32, attn_implementation="eager").eval()
+        model_dir, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     out_dir.mkdir(parents=True, exist_ok=True)
     cases = []
     for name, images, question, pixels in CASES:
         prompt = build_prompt(question, len(images))
         pictures = [Image.open(image_dir / i) for i in images]
         inputs = processor(text=prompt, images=pictures or None, return_tensors="pt")
-        inputs = {k: v for k, v in inputs.items()
-                  if k in ("input_ids", "attention_mask", "pixel_values")}
+        inputs = {
+            k: v for k, v in inputs.items() if k in ("input_ids", "attention_mask", "pixel_values")
+        }
         logits, tokens = greedy(model, inputs)
         tensors = {
             "input_ids": inputs["input_ids"][0],
@@ -105,22 +116,34 @@ def write_goldens(model_dir, out_dir, image_dir):
             "step_logits": torch.stack(logits[1:]),
             "greedy_tokens": torch.tensor(tokens),
         }
-        case = {"name": name, "prompt": prompt, "images": images, "pixels": pixels,
-                "num_prompt_tokens": int(inputs["input_ids"].shape[1]), "greedy_tokens": tokens,
-                "answer": processor.tokenizer.decode(
-                    (tokens + [EOS_ID])[:(tokens + [EOS_ID]).index(EOS_ID)])}
+        case = {
+            "name": name,
+            "prompt": prompt,
+            "images": images,
+            "pixels": pixels,
+            "num_prompt_tokens": int(inputs["input_ids"].shape[1]),
+            "greedy_tokens": tokens,
+            "answer": processor.tokenizer.decode(
+                (tokens + [EOS_ID])[: (tokens + [EOS_ID]).index(EOS_ID)]
+            ),
+        }
         if images:
             features = model.model.get_image_features(
-                pixel_values=inputs["pixel_values"][:1], vision_feature_layer=-1,
-                vision_feature_select_strategy="full", return_dict=True).pooler_output[0]
+                pixel_values=inputs["pixel_values"][:1],
+                vision_feature_layer=-1,
+                vision_feature_select_strategy="full",
+                return_dict=True,
+            ).pooler_output[0]
             tensors["image_features"] = features.reshape(-1, features.shape[-1])
             case["pixel_values_sum"] = float(inputs["pixel_values"].double().sum())
             case["pixel_values_sum_of_squares"] = float(
-                (inputs["pixel_values"].double() ** 2).sum())
+                (inputs["pixel_values"].double() ** 2).sum()
+            )
         if pixels:
             tensors["pixel_values"] = inputs["pixel_values"]
-        save_file({k: v.contiguous() for k, v in tensors.items()},
-                  str(out_dir / f"{name}.safetensors"))
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, str(out_dir / f"{name}.safetensors")
+        )
         cases.append(case)
         # The whole prompt and the greedy tokens in one pass must say the same.
         full = torch.cat([inputs["input_ids"][0], torch.tensor(tokens[:8])])[None]
@@ -128,12 +151,15 @@ def write_goldens(model_dir, out_dir, image_dir):
         top = torch.stack(logits).topk(2).values
         case["smallest_margin"] = float((top[:, 0] - top[:, 1]).min())
         difference = (again - torch.stack(logits)).abs().max().item()
-        print(f"{name}: {case['num_prompt_tokens']} tokens, logits std "
-              f"{logits[0].std():.3f}, cache vs. one pass {difference:.2e}, "
-              f"margin {case['smallest_margin']:.3f}, {tokens}")
+        print(
+            f"{name}: {case['num_prompt_tokens']} tokens, logits std "
+            f"{logits[0].std():.3f}, cache vs. one pass {difference:.2e}, "
+            f"margin {case['smallest_margin']:.3f}, {tokens}"
+        )
         assert difference < 1e-3
-    text = json.dumps({"image_processor": type(processor.image_processor).__name__,
-                       "cases": cases}, indent=1)
+    text = json.dumps(
+        {"image_processor": type(processor.image_processor).__name__, "cases": cases}, indent=1
+    )
     (out_dir / "cases.json").write_text(text + "\n")
 
 

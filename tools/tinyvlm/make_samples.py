@@ -1,8 +1,10 @@
-# Makes the sample media and the held-out evaluation set as files: PNG, MP4, questions.
+# make_samples.py: sample media and the held-out evaluation set as PNG and MP4 files.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: make_samples.py (needs ffmpeg and the easy_vqa package)
 
 Writes samples/ (media and samples.json) and eval/ (media and jobs.jsonl).  Images come from
 easy-vqa's test split, scaled to 128x128; videos are rendered from seeds never trained on."""
+
 import json
 import random
 import subprocess
@@ -26,10 +28,40 @@ def write_video(frames, path, fps):
     data = frames.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-         "-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-c:v", "libx264",
-         "-pix_fmt", "yuv444p", "-crf", "14", "-preset", "slow", "-threads", "1",
-         "-fflags", "+bitexact", "-flags:v", "+bitexact", str(path)], input=data, check=True)
+        [
+            "ffmpeg",
+            "-y",
+            "-loglevel",
+            "error",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            str(fps),
+            "-i",
+            "-",
+            "-c:v",
+            "libx264",
+            "-pix_fmt",
+            "yuv444p",
+            "-crf",
+            "14",
+            "-preset",
+            "slow",
+            "-threads",
+            "1",
+            "-fflags",
+            "+bitexact",
+            "-flags:v",
+            "+bitexact",
+            str(path),
+        ],
+        input=data,
+        check=True,
+    )
 
 
 def easy_vqa_questions():
@@ -56,8 +88,9 @@ class Videos:
     def make(self, frames, count, picker, kinds=None):
         """One video and count questions of different kinds about it."""
         batch = self.questions.sample(1, frames, 60, self.generator)
-        pixels = self.renderer(batch["kind"][0], batch["color"][0], batch["number"][0],
-                               self.generator)
+        pixels = self.renderer(
+            batch["kind"][0], batch["color"][0], batch["number"][0], self.generator
+        )
         asked, seen = [], set()
         order = list(range(60))
         picker.shuffle(order)
@@ -90,17 +123,35 @@ def make_samples(folder):
         upscaled(paths[i]).save(folder / name)
         chosen = [(q, a) for q, a in by_image[i] if a not in ("yes", "no")][:1]
         chosen += [(q, a) for q, a in by_image[i] if a in ("yes", "no")][:1]
-        items.append({"id": name[:-4], "images": [name],
-                      "questions": [{"prompt": q, "answer": a} for q, a in chosen]})
+        items.append(
+            {
+                "id": name[:-4],
+                "images": [name],
+                "questions": [{"prompt": q, "answer": a} for q, a in chosen],
+            }
+        )
     # Not at the model's size: an easy-vqa picture and a frame, both stretched to 320x240.
     Image.open(paths[12]).convert("RGB").resize((320, 240), Image.BICUBIC).save(
-        folder / "easy_vqa_12_320x240.png")
-    items.append({"id": "easy_vqa_12_320x240", "images": ["easy_vqa_12_320x240.png"],
-                  "questions": [{"prompt": q, "answer": a} for q, a in by_image[12]
-                                if a not in ("yes", "no")][:1]})
+        folder / "easy_vqa_12_320x240.png"
+    )
+    items.append(
+        {
+            "id": "easy_vqa_12_320x240",
+            "images": ["easy_vqa_12_320x240.png"],
+            "questions": [
+                {"prompt": q, "answer": a} for q, a in by_image[12] if a not in ("yes", "no")
+            ][:1],
+        }
+    )
     pixels, asked = videos.make(1, 2, picker, ["frame", "which"])
-    big = torch.nn.functional.interpolate(pixels.float(), size=(240, 320), mode="bicubic",
-                                          antialias=True).clamp(0, 255).round().to(torch.uint8)
+    big = (
+        torch.nn.functional.interpolate(
+            pixels.float(), size=(240, 320), mode="bicubic", antialias=True
+        )
+        .clamp(0, 255)
+        .round()
+        .to(torch.uint8)
+    )
     save_image(big[0], folder / "frame_320x240.png")
     items.append({"id": "frame_320x240", "images": ["frame_320x240.png"], "questions": asked})
     for n, fps in ((8, 1), (8, 2), (16, 1), (16, 2)):
@@ -125,8 +176,13 @@ def make_eval(folder):
         yes = [x for x in yes_no if x[1] == "yes"][:1]
         no = [x for x in yes_no if x[1] == "no"][:1]
         chosen = list(dict.fromkeys(open_ended[:1] + yes + no))
-        lines.append({"id": f"easy_vqa_{i:04d}", "images": [name],
-                      "questions": [{"prompt": q, "answer": a} for q, a in chosen]})
+        lines.append(
+            {
+                "id": f"easy_vqa_{i:04d}",
+                "images": [name],
+                "questions": [{"prompt": q, "answer": a} for q, a in chosen],
+            }
+        )
     for j, n in enumerate([8] * 16 + [16] * 20 + [32] * 6):
         pixels, asked = videos.make(n, 4, picker)
         name = f"videos/video_{j:02d}_{n}_frames.mp4"
@@ -136,9 +192,16 @@ def make_eval(folder):
         for line in lines:
             out.write(json.dumps(line) + "\n")
     images = [x for x in lines if "images" in x]
-    print(len(images), "images", sum(len(x["questions"]) for x in images), "questions;",
-          len(lines) - len(images), "videos",
-          sum(len(x["questions"]) for x in lines if "video" in x), "questions")
+    print(
+        len(images),
+        "images",
+        sum(len(x["questions"]) for x in images),
+        "questions;",
+        len(lines) - len(images),
+        "videos",
+        sum(len(x["questions"]) for x in lines if "video" in x),
+        "questions",
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-# TinyVLM's network for training: plain torch modules named as in the Hugging Face checkpoint.
+# net.py: the network for training, its modules named as in the checkpoint.
+# SPDX-License-Identifier: Apache-2.0
 """Many questions share one visual prefix: a sequence is <s>, the image tokens, then blocks of
 question and answer tokens.  Each block sees the prefix and itself, at the positions it would have
 if it alone followed the prefix, so that training and plain inference compute the same function."""
+
 import math
 
 import torch
@@ -23,8 +25,10 @@ class VisionAttention(nn.Module):
 
     def forward(self, x):
         n, t, d = x.shape
-        q, k, v = (p(x).view(n, t, self.heads, -1).transpose(1, 2)
-                   for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).view(n, t, self.heads, -1).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).reshape(n, t, d))
 
@@ -126,8 +130,10 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, mask):
         b, t, _ = x.shape
-        q, k, v = (p(x).view(b, t, -1, self.head_dim).transpose(1, 2)
-                   for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).view(b, t, -1, self.head_dim).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         if isinstance(mask, torch.Tensor):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
@@ -193,8 +199,9 @@ class TinyVlm(nn.Module):
             elif p.dim() > 1:
                 fan_in = p[0].numel()
                 std = 0.02 if "embed_tokens" in name or "position" in name else fan_in**-0.5 * 0.7
-                if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight",
-                                  "fc2.weight")):
+                if name.endswith(
+                    ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight")
+                ):
                     std /= math.sqrt(depth)
                 nn.init.normal_(p, 0, std)
 
@@ -230,7 +237,8 @@ class TinyVlm(nn.Module):
             position = torch.where(inside, prefix + (index - prefix) % length, index)
             dim = self.size["head_dim"]
             frequency = self.size["rope_theta"] ** (
-                -torch.arange(0, dim, 2, device=device).double() / dim)
+                -torch.arange(0, dim, 2, device=device).double() / dim
+            )
             angle = position[:, None].double() * frequency
             angle = torch.cat([angle, angle], -1)
             cos, sin = angle.cos().float(), angle.sin().float()
@@ -260,7 +268,7 @@ class TinyVlm(nn.Module):
         x = F.pad(torch.cat(parts, 1), (0, 0, 0, padding))
         for layer in decoder.layers:
             x = layer(x, cos, sin, mask)
-        x = x[:, prefix:prefix + blocks * length]
+        x = x[:, prefix : prefix + blocks * length]
         logits = F.linear(decoder.norm(x), decoder.embed_tokens.weight)
         return logits.view(b, blocks, length, -1)
 

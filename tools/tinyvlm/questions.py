@@ -1,4 +1,5 @@
-# Words, questions and prompt format shared by the TinyVLM tools.
+# questions.py: words, questions and prompt format shared by the TinyVLM tools.
+# SPDX-License-Identifier: Apache-2.0
 """Everything textual about TinyVLM: object vocabulary, question templates, prompt format.
 
 Prompt format (nothing is added by the tokenizer itself):

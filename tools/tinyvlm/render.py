@@ -1,8 +1,10 @@
-# Renders TinyVLM's labelled video frames as batched tensors, on a GPU or a CPU.
+# render.py: renders TinyVLM's labelled video frames as batched tensors, on a GPU or a CPU.
+# SPDX-License-Identifier: Apache-2.0
 """A frame is 128x128 px: a coloured object (shape or digit) on a dark plain background, and the
 frame's number, two white digits, burned in at the top left.  Everything is computed from integer
 labels with distance functions and small glyph bitmaps, so thousands of frames a second cost
 little on a GPU."""
+
 import math
 
 import torch
@@ -12,18 +14,30 @@ from questions import COLORS, DIGITS, KINDS, SHAPES
 
 SIDE = 128
 FONT = [  # 5x7 digits
-    "01110 10001 10011 10101 11001 10001 01110", "00100 01100 00100 00100 00100 00100 01110",
-    "01110 10001 00001 00010 00100 01000 11111", "11111 00010 00100 00010 00001 10001 01110",
-    "00010 00110 01010 10010 11111 00010 00010", "11111 10000 11110 00001 00001 10001 01110",
-    "00110 01000 10000 11110 10001 10001 01110", "11111 00001 00010 00100 01000 01000 01000",
-    "01110 10001 10001 01110 10001 10001 01110", "01110 10001 10001 01111 00001 00010 01100"]
+    "01110 10001 10011 10101 11001 10001 01110",
+    "00100 01100 00100 00100 00100 00100 01110",
+    "01110 10001 00001 00010 00100 01000 11111",
+    "11111 00010 00100 00010 00001 10001 01110",
+    "00010 00110 01010 10010 11111 00010 00010",
+    "11111 10000 11110 00001 00001 10001 01110",
+    "00110 01000 10000 11110 10001 10001 01110",
+    "11111 00001 00010 00100 01000 01000 01000",
+    "01110 10001 10001 01110 10001 10001 01110",
+    "01110 10001 10001 01111 00001 00010 01100",
+]
 
 LETTERS = [  # B C E F G H J K L P, see questions.TENS_LETTERS
-    "11110 10001 10001 11110 10001 10001 11110", "01111 10000 10000 10000 10000 10000 01111",
-    "11111 10000 10000 11110 10000 10000 11111", "11111 10000 10000 11110 10000 10000 10000",
-    "01111 10000 10000 10011 10001 10001 01111", "10001 10001 10001 11111 10001 10001 10001",
-    "00111 00010 00010 00010 00010 10010 01100", "10001 10010 10100 11000 10100 10010 10001",
-    "10000 10000 10000 10000 10000 10000 11111", "11110 10001 10001 11110 10000 10000 10000"]
+    "11110 10001 10001 11110 10001 10001 11110",
+    "01111 10000 10000 10000 10000 10000 01111",
+    "11111 10000 10000 11110 10000 10000 11111",
+    "11111 10000 10000 11110 10000 10000 10000",
+    "01111 10000 10000 10011 10001 10001 01111",
+    "10001 10001 10001 11111 10001 10001 10001",
+    "00111 00010 00010 00010 00010 10010 01100",
+    "10001 10010 10100 11000 10100 10010 10001",
+    "10000 10000 10000 10000 10000 10000 11111",
+    "11110 10001 10001 11110 10000 10000 10000",
+]
 
 
 def glyphs(device, font=FONT):
@@ -54,7 +68,8 @@ def heart_star_masks(device):
         "star": star if star[size // 2, size // 2] > 0 else -star,
         "cross": torch.maximum(
             torch.minimum(0.3 - x.abs(), 0.95 - y.abs()),
-            torch.minimum(0.95 - x.abs(), 0.3 - y.abs())),
+            torch.minimum(0.95 - x.abs(), 0.3 - y.abs()),
+        ),
         "diamond": 1.0 - (x.abs() / 0.72 + y.abs()),
         "ring": 0.25 - (radius - 0.68).abs(),
         "heart": heart,
@@ -107,7 +122,8 @@ class Renderer:
             # What a video codec does to it: chroma at half resolution, for half of the frames.
             luma = frame.mean(1, keepdim=True)
             chroma = F.interpolate(
-                F.avg_pool2d(frame - luma, 2), scale_factor=2, mode="bilinear", align_corners=False)
+                F.avg_pool2d(frame - luma, 2), scale_factor=2, mode="bilinear", align_corners=False
+            )
             soft = (torch.rand(n, 1, 1, 1, generator=generator, device=dev) < 0.5).float()
             frame = soft * (luma + chroma) + (1 - soft) * frame
             noise = torch.randn(frame.shape, generator=generator, device=dev)

@@ -1,4 +1,5 @@
-# Checks that the training network and the exported checkpoint compute the same logits.
+# test_parity.py: the training network and the exported checkpoint agree.
+# SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
 import torch
@@ -21,13 +22,15 @@ def main():
     prompt = golden["input_ids"]
     tail = prompt[prompt != 3][1:]  # the text after <s> and the image tokens
     tokens = torch.cat([tail, golden["greedy_tokens"][:8]])[None, None]
-    logits = net.decode(net.features(frames), tokens)[0, 0, len(tail) - 1:]
+    logits = net.decode(net.features(frames), tokens)[0, 0, len(tail) - 1 :]
     want = torch.cat([golden["prompt_logits"][None], golden["step_logits"]])
     print("largest difference from the goldens:", (logits - want).abs().max().item())
     assert (logits - want).abs().max() < 2e-3
     model = LlavaForConditionalGeneration.from_pretrained(HERE / "model", dtype=torch.float32)
-    hf = model(input_ids=torch.cat([prompt, golden["greedy_tokens"][:8]])[None],
-               pixel_values=golden["pixel_values"]).logits[0, -9:]
+    hf = model(
+        input_ids=torch.cat([prompt, golden["greedy_tokens"][:8]])[None],
+        pixel_values=golden["pixel_values"],
+    ).logits[0, -9:]
     print("largest difference from transformers (sdpa):", (logits - hf).abs().max().item())
     assert (logits - hf).abs().max() < 2e-3
 

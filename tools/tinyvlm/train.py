@@ -1,9 +1,11 @@
-# Trains TinyVLM on a GPU: the vision tower first, then question answering over longer videos.
+# train.py: trains TinyVLM on a GPU: the vision tower first, then longer and longer videos.
+# SPDX-License-Identifier: Apache-2.0
 """Usage: train.py --data easy_vqa.npz --tokenizer tokenizer.json --out DIR --seconds 580
           [--resume DIR] [--vision-seconds 40] [--final]
 
 Time-bounded; several runs continue one another with --resume.  The number of frames a video grows
 by itself as answers become right.  --final lets the learning rate fall to zero at the end."""
+
 import argparse
 import json
 import time
@@ -40,8 +42,9 @@ class PatchHeads(torch.nn.Module):
         for i, part in enumerate(self.linear(features).float().split(self.widths, -1)):
             known = labels[:, i] >= 0
             target = labels[:, i, None].expand(-1, part.shape[1])
-            loss = F.cross_entropy(part.flatten(0, 1), target.flatten(), ignore_index=-100,
-                                   reduction="sum")
+            loss = F.cross_entropy(
+                part.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
+            )
             losses = losses + loss / part.shape[1] / known.sum().clamp_min(1)
             right = (part.argmax(-1) == target).float().mean(1)
             hits.append((right * known).sum() / known.sum().clamp_min(1))
@@ -51,8 +54,17 @@ class PatchHeads(torch.nn.Module):
 def video_labels(batch):
     number = batch["number"].flatten()
     unknown = torch.full_like(number, -100)
-    return torch.stack([batch["kind"].flatten(), batch["color"].flatten(), number // 10,
-                        number % 10, unknown, unknown], -1)
+    return torch.stack(
+        [
+            batch["kind"].flatten(),
+            batch["color"].flatten(),
+            number // 10,
+            number % 10,
+            unknown,
+            unknown,
+        ],
+        -1,
+    )
 
 
 def answer_loss(logits, tokens, is_answer):
@@ -81,10 +93,10 @@ class Trainer:
             weights = {}
             for path in sorted(Path(args.resume).glob("weights*.safetensors")):
                 weights |= load_file(path)
-            self.net.load_state_dict(
-                {k[4:]: v for k, v in weights.items() if k.startswith("net.")})
+            self.net.load_state_dict({k[4:]: v for k, v in weights.items() if k.startswith("net.")})
             self.heads.load_state_dict(
-                {k[6:]: v for k, v in weights.items() if k.startswith("heads.")})
+                {k[6:]: v for k, v in weights.items() if k.startswith("heads.")}
+            )
             self.state = json.loads((Path(args.resume) / "state.json").read_text())
             self.net.to(self.device)
         if cuda and not args.no_compile:
@@ -104,8 +116,9 @@ class Trainer:
         for params, scale in ((slow, args.vision_lr_scale), (fast, 1.0)):
             for decay in (True, False):
                 part = [p for p in params if (p.dim() > 1) == decay]
-                groups.append({"params": part, "weight_decay": 0.05 if decay else 0.0,
-                               "scale": scale})
+                groups.append(
+                    {"params": part, "weight_decay": 0.05 if decay else 0.0, "scale": scale}
+                )
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=cuda)
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.log_lines = []
@@ -118,8 +131,9 @@ class Trainer:
             (Path(self.args.out) / "log.txt").write_text("\n".join(self.log_lines) + "\n")
 
     def autocast(self):
-        return torch.autocast(self.device.type, dtype=torch.bfloat16,
-                              enabled=self.device.type == "cuda")
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        )
 
     def update(self, lr, vision_scale=None):
         for group in self.optimizer.param_groups:
@@ -132,8 +146,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def render(self, batch):
-        return self.renderer(batch["kind"].flatten(), batch["color"].flatten(),
-                             batch["number"].flatten(), self.generator)
+        return self.renderer(
+            batch["kind"].flatten(),
+            batch["color"].flatten(),
+            batch["number"].flatten(),
+            self.generator,
+        )
 
     def train_vision(self, seconds):
         """Every patch token learns to tell its picture's labels."""
@@ -144,8 +162,7 @@ class Trainer:
                 easy = self.easy.sample(n // 8, 1, self.generator)
                 frames = torch.cat([self.render(batch), easy["frames"]])
                 unknown = torch.full((n // 8, 4), -100, device=self.device)
-                labels = torch.cat(
-                    [video_labels(batch), torch.cat([unknown, easy["labels"]], -1)])
+                labels = torch.cat([video_labels(batch), torch.cat([unknown, easy["labels"]], -1)])
             with self.autocast():
                 loss, hits = self.heads.loss(self.net.features(frames), labels)
             loss.backward()
@@ -153,10 +170,16 @@ class Trainer:
             self.update(lr, vision_scale=1.0)
             step += 1
             if step % self.args.log_every == 0:
-                self.log(f"vision step {step} loss {loss.item():.3f} " + " ".join(
-                    f"{name} {v:.3f}" for name, v in zip(
-                        ("kind", "color", "tens", "ones", "easy-shape", "easy-color"),
-                        hits.tolist())))
+                self.log(
+                    f"vision step {step} loss {loss.item():.3f} "
+                    + " ".join(
+                        f"{name} {v:.3f}"
+                        for name, v in zip(
+                            ("kind", "color", "tens", "ones", "easy-shape", "easy-color"),
+                            hits.tolist(),
+                        )
+                    )
+                )
         self.state["vision_seconds"] += time.time() - begin
 
     def use_letters(self):
@@ -164,8 +187,9 @@ class Trainer:
         self.questions.use_letters()
         self.renderer.use_letters()
 
-    def train_answers(self, seconds, ladder=None, random_numbers=0.45, hard=0.5, final=None,
-                      goal=None):
+    def train_answers(
+        self, seconds, ladder=None, random_numbers=0.45, hard=0.5, final=None, goal=None
+    ):
         """Question answering; ladder: {frames: share of steps} instead of growing by itself;
         goal: stop when "frame" questions of the first of the ladder reach it."""
         args, begin, step = self.args, time.time(), 0
@@ -187,8 +211,14 @@ class Trainer:
                 frames = list(ladder)[at]
             videos = max(1, args.frames // frames)
             with torch.no_grad():
-                batch = self.questions.sample(videos, frames, QUESTIONS[frames], self.generator,
-                                              random_numbers=random_numbers, hard=hard)
+                batch = self.questions.sample(
+                    videos,
+                    frames,
+                    QUESTIONS[frames],
+                    self.generator,
+                    random_numbers=random_numbers,
+                    hard=hard,
+                )
                 easy = self.easy.sample(args.frames // 8, 12, self.generator)
                 pixels = torch.cat([self.render(batch), easy["frames"]])
             with self.autocast():
@@ -196,7 +226,8 @@ class Trainer:
                 n = videos * frames
                 loss_patch, _ = self.heads.loss(features[:n, ::7], video_labels(batch))
                 logits = self.net.decode(
-                    features[:n].reshape(videos, -1, features.shape[-1]), batch["tokens"])
+                    features[:n].reshape(videos, -1, features.shape[-1]), batch["tokens"]
+                )
                 loss, right = answer_loss(logits, batch["tokens"], batch["is_answer"])
                 logits = self.net.decode(features[n:], easy["tokens"])
                 loss_easy, right_easy = answer_loss(logits, easy["tokens"], easy["is_answer"])
@@ -213,9 +244,16 @@ class Trainer:
                 torch._foreach_lerp_(list(self.average.values()), list(current.values()), 1 - keep)
             is_frame = batch["question"] == VIDEO_KINDS.index("frame")
             is_which = batch["question"] == VIDEO_KINDS.index("which")
-            recent[frames].append(torch.stack([
-                right.float().mean(), (right & is_frame).sum() / is_frame.sum().clamp_min(1),
-                (right & is_which).sum() / is_which.sum().clamp_min(1), loss.detach()]))
+            recent[frames].append(
+                torch.stack(
+                    [
+                        right.float().mean(),
+                        (right & is_frame).sum() / is_frame.sum().clamp_min(1),
+                        (right & is_which).sum() / is_which.sum().clamp_min(1),
+                        loss.detach(),
+                    ]
+                )
+            )
             recent[frames] = recent[frames][-100:]
             losses.append(right_easy.float().mean())
             if goal and step % 20 == 0 and len(recent[next(iter(ladder))]) >= 40:
@@ -231,8 +269,10 @@ class Trainer:
                     good = mean[1] > args.advance and mean[2] > args.advance
                     long = waited > args.patience and mean[0] > 0.6
                     if (good or long) and stage < args.max_stage:
-                        self.log(f"advance from {LADDER[stage]} frames: all {mean[0]:.3f} "
-                                 f"frame {mean[1]:.3f} which {mean[2]:.3f} after {waited:.0f}s")
+                        self.log(
+                            f"advance from {LADDER[stage]} frames: all {mean[0]:.3f} "
+                            f"frame {mean[1]:.3f} which {mean[2]:.3f} after {waited:.0f}s"
+                        )
                         self.state["stage"] += 1
                         stage_begin = time.time()
             if time.time() - shown > args.show_seconds:
@@ -241,10 +281,14 @@ class Trainer:
                 for f in LADDER:
                     if recent[f]:
                         m = torch.stack(recent[f][-40:]).mean(0).tolist()
-                        parts.append(f"{f}f all {m[0]:.2f} frame {m[1]:.2f} which {m[2]:.2f} "
-                                     f"loss {m[3]:.2f}")
-                self.log(f"step {step} ({step / elapsed:.1f}/s) easy "
-                         f"{torch.stack(losses[-40:]).mean():.3f} | " + " | ".join(parts))
+                        parts.append(
+                            f"{f}f all {m[0]:.2f} frame {m[1]:.2f} which {m[2]:.2f} "
+                            f"loss {m[3]:.2f}"
+                        )
+                self.log(
+                    f"step {step} ({step / elapsed:.1f}/s) easy "
+                    f"{torch.stack(losses[-40:]).mean():.3f} | " + " | ".join(parts)
+                )
             if time.time() - saved > 120:
                 saved = time.time()
                 self.save()
@@ -282,10 +326,13 @@ class Trainer:
     def save_model(self):
         """The weights as the Hugging Face checkpoint stores them."""
         if self.args.out:
-            tensors = {k: v.detach().to(torch.bfloat16).cpu().contiguous()
-                       for k, v in self.net.state_dict().items()}
-            save_file(tensors, str(Path(self.args.out) / "model.safetensors"),
-                      metadata={"format": "pt"})
+            tensors = {
+                k: v.detach().to(torch.bfloat16).cpu().contiguous()
+                for k, v in self.net.state_dict().items()
+            }
+            save_file(
+                tensors, str(Path(self.args.out) / "model.safetensors"), metadata={"format": "pt"}
+            )
 
     @torch.no_grad()
     def evaluate(self, videos_of):
@@ -306,11 +353,15 @@ class Trainer:
                     if chunk == 1:
                         fresh = self.questions.sample(1, frames, 1, self.generator)
                         other = self.net.features(self.render(fresh)).reshape(features.shape)
-                    for control, f in (("video", features), ("no_image", None),
-                                       ("shuffled", other)):
+                    for control, f in (
+                        ("video", features),
+                        ("no_image", None),
+                        ("shuffled", other),
+                    ):
                         logits = self.net.decode(f, batch["tokens"])
                         rights[control].append(
-                            answer_loss(logits, batch["tokens"], batch["is_answer"])[1])
+                            answer_loss(logits, batch["tokens"], batch["is_answer"])[1]
+                        )
                 kinds.append(batch["question"])
             kinds = torch.cat(kinds)
             entry = {"questions": kinds.numel(), "visual_tokens": frames * 256}
@@ -320,12 +371,18 @@ class Trainer:
                 for i, name in enumerate(VIDEO_KINDS):
                     if (kinds == i).any():
                         entry[control][name] = right[kinds == i].float().mean().item()
-            entry["number_of"] = {
-                n: int((kinds == i).sum()) for i, n in enumerate(VIDEO_KINDS)}
+            entry["number_of"] = {n: int((kinds == i).sum()) for i, n in enumerate(VIDEO_KINDS)}
             report["videos"][str(frames)] = entry
-            self.log(f"EVAL {frames} frames: " + json.dumps(
-                {k: v if isinstance(v, int) else {a: round(b, 3) for a, b in v.items()}
-                 for k, v in entry.items() if k != "number_of"}))
+            self.log(
+                f"EVAL {frames} frames: "
+                + json.dumps(
+                    {
+                        k: v if isinstance(v, int) else {a: round(b, 3) for a, b in v.items()}
+                        for k, v in entry.items()
+                        if k != "number_of"
+                    }
+                )
+            )
         easy, rights = self.easy_test, {c: [] for c in ("image", "no_image", "shuffled")}
         indices = []
         for part in torch.arange(len(easy.images), device=self.device).split(200):
@@ -333,19 +390,24 @@ class Trainer:
             tokens, is_answer = easy.tokens[rows.clamp_min(0)], easy.is_answer[rows.clamp_min(0)]
             with self.autocast():
                 features = self.net.features(easy.images[part])
-                for control, f in (("image", features), ("no_image", None),
-                                   ("shuffled", features.roll(1, 0))):
+                for control, f in (
+                    ("image", features),
+                    ("no_image", None),
+                    ("shuffled", features.roll(1, 0)),
+                ):
                     logits = self.net.decode(f, tokens)
-                    rights[control].append(
-                        answer_loss(logits, tokens, is_answer)[1][rows >= 0])
+                    rights[control].append(answer_loss(logits, tokens, is_answer)[1][rows >= 0])
             indices.append(rows[rows >= 0])
         indices = torch.cat(indices).tolist()
         yes_no = torch.tensor([easy.answers[i] in ("yes", "no") for i in indices])
         entry = {"questions": len(indices), "visual_tokens": 256}
         for control, right in rights.items():
             right = torch.cat(right).cpu().float()
-            entry[control] = {"all": right.mean().item(), "yes_no": right[yes_no].mean().item(),
-                              "shape_or_color": right[~yes_no].mean().item()}
+            entry[control] = {
+                "all": right.mean().item(),
+                "yes_no": right[yes_no].mean().item(),
+                "shape_or_color": right[~yes_no].mean().item(),
+            }
         report["images"] = entry
         self.log("EVAL images: " + json.dumps(entry))
         self.generator = was
@@ -361,7 +423,8 @@ class Trainer:
             self.save()
         ladder = {16: 0.45, 8: 0.2, 4: 0.1, 32: 0.25} if args.final else None
         self.train_answers(
-            args.seconds - (time.time() - self.start) - args.eval_seconds, ladder, 0.4, 0.4)
+            args.seconds - (time.time() - self.start) - args.eval_seconds, ladder, 0.4, 0.4
+        )
         self.state["runs"] += 1
         self.save()
         if args.average:
