@@ -22,7 +22,7 @@ Builds oneDNN 3.7.2 into a folder of the cache (VKV_CACHE, else XDG_CACHE_HOME/v
   --where   only print the folder, whether it exists or not
   --force   build even if it is there
 
-Takes about 6 minutes on 2 cores, 1 GB of disk while it builds and 14 MB afterwards.
+Takes about 8 minutes on 2 idle cores, 0.5 GB of disk meanwhile and 14 MB afterwards.
 HELP
 }
 
@@ -148,7 +148,7 @@ main() {
     return
   fi
 
-  say "building oneDNN ${VERSION%+*} into $target (about 6 minutes on 2 cores, once)"
+  say "building oneDNN ${VERSION%+*} into $target (about 8 minutes on 2 idle cores, once)"
   # Not local: the trap outlives this function.
   work=$(mktemp -d "$cache/building.XXXXXX")
   trap 'rm -rf "$work"' EXIT

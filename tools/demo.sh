@@ -18,7 +18,7 @@ video's most are on disk. Each answer is compared with the right one; ends with 
 
   --all   asks about every sample in tools/tinyvlm/samples, not one of each kind
 
-The first run takes about 10 minutes on 2 cores, most of it for oneDNN; a second one seconds.
+The first run takes about 12 minutes on 2 idle cores, most of it for oneDNN; a second one seconds.
 HELP
 }
 

@@ -28,7 +28,7 @@ tools/test.sh and tools/demo.sh run it first, so that you rarely need to.
   1. Installs Debian packages (compiler, CMake, oneTBB, hwloc, liburing, FFmpeg's libraries...)
      with apt-get, as root or through sudo. The list is at the top of this file.
   2. Builds oneDNN 3.7.2 from Debian 13's source package into a cache outside the checkout
-     (VKV_CACHE, else XDG_CACHE_HOME/vkv, else ~/.cache/vkv): about 6 minutes on 2 cores, once.
+     (VKV_CACHE, else XDG_CACHE_HOME/vkv, else ~/.cache/vkv): about 8 minutes, once.
 
 Then: cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu
 
