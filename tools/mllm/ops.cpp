@@ -2,25 +2,30 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/ops.h"
 
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
-
+#include <algorithm>
 #include <array>
 #include <cmath>
+
+#include "cpu/parallel.h"
 
 namespace vkv {
 namespace {
 
 // Below this many values a task costs more than its work.
 constexpr int64_t kTaskValues = 16384;
-constexpr int64_t kLanes = 16;  // partial sums: lets the compiler use vector registers
+constexpr double kValueNs = 1.0;  // about: some of the loops have an exponential
+constexpr int64_t kLanes = 16;    // partial sums: lets the compiler use vector registers
 
 template <class Body>
 void for_rows(int64_t rows, int64_t row_values, const Body& body) {
   const int64_t grain = kTaskValues / row_values + 1;
   if (rows <= grain) return body(int64_t{0}, rows);
-  tbb::parallel_for(tbb::blocked_range<int64_t>(0, rows, static_cast<size_t>(grain)),
-                    [&](const auto& range) { body(range.begin(), range.end()); });
+  const int64_t tasks = (rows + grain - 1) / grain;
+  parallel_tasks(static_cast<size_t>(tasks), kValueNs * static_cast<double>(rows * row_values),
+                 [&](size_t task) {
+                   const int64_t begin = static_cast<int64_t>(task) * grain;
+                   body(begin, std::min(rows, begin + grain));
+                 });
 }
 
 // Sum of term(0..count-1) as 16 partial sums.

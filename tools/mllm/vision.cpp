@@ -3,11 +3,11 @@
 #include "tools/mllm/vision.h"
 
 #include <fmt/format.h>
-#include <tbb/parallel_for.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/parallel.h"
 #include "tools/mllm/ops.h"
 #include "tools/mllm/weight_loader.h"
 
@@ -139,8 +139,12 @@ Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& b
       std::max(image_count * patches * patch_values,
                image_count * vision.positions() * int64_t{vision.intermediate})));
 
-  tbb::parallel_for(int64_t{0}, image_count * grid, [&](int64_t index) {
-    const int64_t image = index / grid, patch_row = index % grid;
+  // Both loops copy: about a nanosecond a value.
+  const auto patch_rows = static_cast<size_t>(image_count * grid);
+  const auto copied = static_cast<double>(image_count * patches * patch_values);
+  parallel_tasks(patch_rows, copied, [&](size_t index) {
+    const int64_t image = static_cast<int64_t>(index) / grid;
+    const int64_t patch_row = static_cast<int64_t>(index) % grid;
     const float* const pixels = images[static_cast<size_t>(image)].data();
     for (int64_t patch_column = 0; patch_column < grid; ++patch_column) {
       float* target =
@@ -156,7 +160,9 @@ Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& b
   });
   VKV_TRY(patch_.run(buffers.wide.data(), image_count * patches, buffers.normed.data()));
 
-  tbb::parallel_for(int64_t{0}, image_count, [&](int64_t image) {
+  const auto embedded_values = static_cast<double>(image_count * patches * hidden);
+  parallel_tasks(images.size(), embedded_values, [&](size_t index) {
+    const auto image = static_cast<int64_t>(index);
     float* const rows = buffers.x.data() + image * vision.positions() * hidden;
     std::copy(class_embedding_.begin(), class_embedding_.end(), rows);
     const float* const embedded = buffers.normed.data() + image * patches * hidden;
