@@ -6,12 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <system_error>
 #include <type_traits>
+
+#include "cpu/threads.h"
 
 namespace vkv {
 namespace {
@@ -155,10 +156,7 @@ void read_devices(hwloc_topology_t raw, Topology& topology) {
 }  // namespace
 
 int Topology::usable_thread_count() const {
-  int count = allowed_pu_count;
-  // A part of a CPU is worth a thread: rounding down would leave it idle.
-  if (limits.cpus > 0) count = std::min(count, static_cast<int>(std::ceil(limits.cpus)));
-  return std::max(count, 1);
+  return usable_threads(allowed_pu_count, limits);
 }
 
 Result<Topology> read_topology(std::string_view synthetic) {

@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "cpu/threads.h"
 #include "tools/mllm/decoder.h"
 #include "tools/mllm/safetensors.h"
 #include "tools/mllm/vision.h"
@@ -13,8 +14,7 @@
 namespace vkv {
 
 struct Model::Parts {
-  explicit Parts(const ModelOptions& options)
-      : arena(options.threads > 0 ? options.threads : tbb::task_arena::automatic) {}
+  explicit Parts(const ModelOptions& options) : arena(worker_threads(options.threads)) {}
 
   tbb::task_arena arena;
   ModelConfig config;
