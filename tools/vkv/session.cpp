@@ -5,20 +5,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <utility>
 
+#include "runtime/base/stopwatch.h"
 #include "tools/mllm/media.h"
 
 namespace vkv {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Gives the media's sequence back, whatever happens to its questions.
 class PrefixOwner {
@@ -126,7 +120,7 @@ Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
 }
 
 Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_start;
   VKV_TRY_ASSIGN(pixels, load_media(job));
   Media media;
   if (!pixels.empty()) {
@@ -145,7 +139,7 @@ Status Session::run(const Job& job, std::span<const size_t> questions, AnswerLis
     VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
     owner.emplace(generator_.get(), prefix);
   }
-  const double media_seconds = seconds_since(start);
+  const double media_seconds = since_start.seconds();
   for (const size_t index : questions) {
     const Status status =
         ask(job, index, media, owner ? &owner->prefix() : nullptr, media_seconds, listener);
