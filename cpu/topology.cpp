@@ -155,9 +155,7 @@ void read_devices(hwloc_topology_t raw, Topology& topology) {
 
 }  // namespace
 
-int Topology::usable_thread_count() const {
-  return usable_threads(allowed_pu_count, limits);
-}
+int Topology::usable_thread_count() const { return usable_threads(allowed_pu_count, limits); }
 
 Result<Topology> read_topology(std::string_view synthetic) {
   VKV_TRY_ASSIGN(handle, load(synthetic));
