@@ -20,19 +20,20 @@ int arena_threads(int asked) {
 
 }  // namespace
 
-ArenaBackend::ArenaBackend(int threads) : arena_(arena_threads(threads)) {}
+ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
+    : loops_(loops), arena_(arena_threads(threads)) {}
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
-  return arena_.execute([&] { return encode_blocks(items); });
+  return arena_.execute([&] { return encode_blocks(items, loops_); });
 }
 
 Status ArenaBackend::encode_headers(const EncodeItem& item) {
-  return arena_.execute([&] { return encode_segment_headers(item); });
+  return arena_.execute([&] { return encode_segment_headers(item, loops_); });
 }
 
 Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
                               std::span<const uint32_t> rows, float* mean) {
-  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean); });
+  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean, loops_); });
 }
 
 Status ArenaBackend::saliency(const SaliencyItem& item) {
