@@ -8,19 +8,20 @@
 
 namespace vkv {
 
-ArenaBackend::ArenaBackend(int threads) : arena_(worker_threads(threads)) {}
+ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
+    : loops_(loops), arena_(worker_threads(threads)) {}
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
-  return arena_.execute([&] { return encode_blocks(items); });
+  return arena_.execute([&] { return encode_blocks(items, loops_); });
 }
 
 Status ArenaBackend::encode_headers(const EncodeItem& item) {
-  return arena_.execute([&] { return encode_segment_headers(item); });
+  return arena_.execute([&] { return encode_segment_headers(item, loops_); });
 }
 
 Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
                               std::span<const uint32_t> rows, float* mean) {
-  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean); });
+  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean, loops_); });
 }
 
 Status ArenaBackend::saliency(const SaliencyItem& item) {

@@ -12,9 +12,16 @@
 
 namespace vkv {
 
+// How K and V of a class of tokens are stored.
 struct CodecPair {
   Codec k = Codec::kF16;
   Codec v = Codec::kF16;
+  // K is rotated by a Hadamard matrix after its mean was taken off, which spreads outliers over all
+  // channels: K I2 or I1, head_dim a power of two.
+  bool k_rotated = false;
+  // V has a scale and a zero point per token instead of per channel; V not at 16 bit, and not with
+  // headers that a segment shares.
+  bool v_per_token = false;
   bool operator==(const CodecPair&) const = default;
 };
 
