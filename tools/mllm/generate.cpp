@@ -64,7 +64,7 @@ Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cach
   if (tokenizer->id_max() >= config.text.vocabulary)
     return Status(
         Code::kInvalidArgument,
-        fmt::format("tokenizer.json has token {}, the model's vocabulary only {}: they are "
+        fmt::format("the tokenizer has token {}, the model's vocabulary only {}: they are "
                     "of different checkpoints",
                     tokenizer->id_max(), config.text.vocabulary));
   if (options.window_tokens_max < 1)
@@ -86,6 +86,10 @@ Result<Media> Generator::encode_media(std::span<const std::vector<float>> images
 Status Generator::check_length(int64_t prompt_tokens) const {
   const int positions_max = model_->config().text.positions_max;
   if (prompt_tokens < positions_max) return {};
+  if (!model_->config().has_vision())
+    return {Code::kInvalidArgument,
+            fmt::format("the prompt has {} tokens, the model's positions are {}: ask a shorter one",
+                        prompt_tokens, positions_max)};
   return {
       Code::kInvalidArgument,
       fmt::format("the prompt has {} tokens, the model's positions are {}: ask with fewer images "
