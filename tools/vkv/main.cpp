@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "tools/vkv/bench_command.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
@@ -21,6 +22,7 @@ constexpr const char* kFooter = R"(
 Start with:
   vkv run --model DIR --image picture.png --prompt "What is it?"
   vkv topo
+  vkv bench encode
 
 `vkv run --help` has more examples, the presets and the format of batches.
 Exit status: 0 all right, 1 some jobs failed, 2 wrong flags, model or budgets, 130 interrupted.)";
@@ -35,6 +37,11 @@ int run(int argc, char** argv) {
   CLI::App* run_app = app.add_subcommand(
       "run", "Answer questions about pictures and video, one job or a batch of them");
   vkv::add_run_flags(*run_app, run_arguments);
+
+  vkv::BenchArguments bench_arguments;
+  CLI::App* bench_app =
+      app.add_subcommand("bench", "Measure how fast the parts are, against this machine's limits");
+  vkv::add_bench_commands(*bench_app, bench_arguments);
 
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
@@ -51,6 +58,7 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
   spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
   return vkv::run_command(run_arguments);
 }
