@@ -24,6 +24,8 @@ struct Block {
   Codec k_codec = Codec::kF16;
   Codec v_codec = Codec::kF16;
   bool centred = false;
+  bool k_rotated = false;
+  bool v_per_token = false;
   bool high = false;  // class of its tokens
   uint16_t token_count = 0;
   uint32_t record_bytes = 0;

@@ -35,7 +35,9 @@ std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& ope
 size_t record_bytes_max(const KvShape& shape, const PrecisionPolicy& policy) {
   const int tokens = tokens_per_block(shape.head_dim);
   const auto bytes = [&](const CodecPair& codecs) {
-    return block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, tokens).record_bytes();
+    return block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, tokens,
+                        /*shared_headers=*/false, codecs.v_per_token)
+        .record_bytes();
   };
   return std::max(bytes(policy.high), bytes(policy.low));
 }
@@ -154,6 +156,7 @@ Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const Cod
   VKV_TRY(backend_.encode_headers({.shape = shape,
                                    .k_codec = codecs.k,
                                    .v_codec = codecs.v,
+                                   .k_rotated = codecs.k_rotated,
                                    .source = state.open.tokens(),
                                    .rows = rows,
                                    .k_mean = state.mean_values(),
@@ -173,12 +176,15 @@ Result<size_t> Sealer::seal_extent(const SequenceState& sequence, LayerState& st
   size_t taken = 0, byte_count = 0;
   while (taken < rows.size()) {
     const size_t count = std::min(block_tokens, rows.size() - taken);
-    const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v,
-                                            static_cast<int>(count), headers != nullptr);
+    const BlockLayout layout =
+        block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, static_cast<int>(count),
+                     headers != nullptr, codecs.v_per_token);
     if (!blocks.empty() && byte_count + layout.record_bytes() > options_.extent_bytes_max) break;
     Block block{.k_codec = codecs.k,
                 .v_codec = codecs.v,
                 .centred = !is_16_bit(codecs.k),
+                .k_rotated = codecs.k_rotated,
+                .v_per_token = codecs.v_per_token,
                 .high = token_class == TokenClass::kHigh,
                 .token_count = static_cast<uint16_t>(count),
                 .record_bytes = static_cast<uint32_t>(layout.record_bytes()),
@@ -199,6 +205,8 @@ Result<size_t> Sealer::seal_extent(const SequenceState& sequence, LayerState& st
     items.push_back({.shape = shape,
                      .k_codec = block.k_codec,
                      .v_codec = block.v_codec,
+                     .k_rotated = block.k_rotated,
+                     .v_per_token = block.v_per_token,
                      .source = state.open.tokens(),
                      .rows = rows.subspan(first, block.token_count),
                      .k_mean = state.mean_values(),

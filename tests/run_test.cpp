@@ -361,5 +361,16 @@ TEST_F(Run, topo_prints_this_machine) {
   EXPECT_GE(json["cpu"]["usable_threads"], 1);
 }
 
+TEST_F(Run, bench_encode_compares_every_codec_with_memcpy) {
+  const ProgramResult text = vkv({"bench", "encode", "--blocks", "3", "--repetitions", "1"});
+  EXPECT_EQ(text.exit_status, 0) << text.err;
+  for (const char* words : {"memcpy", "F16 / F16", "I8 / I8", "I4 / I4", "I2 / I2", "I1 / I1"}) {
+    EXPECT_NE(text.out.find(words), std::string::npos) << words << "\n" << text.out;
+  }
+  const ProgramResult refused = vkv({"bench", "encode", "--head-dim", "60"});
+  EXPECT_EQ(refused.exit_status, 2);
+  EXPECT_NE(refused.err.find("head_dim"), std::string::npos) << refused.err;
+}
+
 }  // namespace
 }  // namespace vkv
