@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "tests/temporary_directory.h"
+#include "tools/mllm/checkpoint.h"
 #include "tools/mllm/model_config.h"
 #include "tools/mllm/safetensors.h"
 #include "tools/mllm/tokenizer.h"
@@ -112,6 +113,31 @@ TEST(model_files_fuzz, tokenizer) {
     expect_outcome(ids.status());
     if (ids.ok()) (void)tokenizer.value().decode(ids.value());
   }
+}
+
+TEST(model_files_fuzz, gguf) {
+  std::mt19937_64 random(seed + 3);
+  const TemporaryDirectory scratch;
+  const std::string path = scratch / "model.gguf";
+  const std::string whole = file_text(VKV_SOURCE_DIR "/tools/smollm/golden/random.gguf");
+  // Names of tensors stand behind all metadata; values of tensors are all valid.
+  const size_t head_bytes = whole.rfind("output_norm.weight") + 64;
+  ASSERT_LT(head_bytes, whole.size() / 4);
+  int refused = 0;
+  for (int round = 0; round < rounds; ++round) {
+    // Half of the edits in the first kilobyte: counts, the configuration, types and lengths.
+    std::ofstream(path, std::ios::binary)
+        << mutated(whole, round % 2 == 0 ? 1000 : head_bytes, random);
+    const auto tokenizer = Tokenizer::load(path);
+    expect_outcome(tokenizer.status());
+    const auto checkpoint = open_checkpoint(path);
+    expect_outcome(checkpoint.status());
+    refused += checkpoint.ok() && tokenizer.ok() ? 0 : 1;
+    if (!checkpoint.ok()) continue;
+    for (const char* name : {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"})
+      expect_outcome(checkpoint.value().weights->floats(name, {384, 96}).status());
+  }
+  EXPECT_GT(refused, rounds / 4);
 }
 
 }  // namespace
