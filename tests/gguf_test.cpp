@@ -232,6 +232,47 @@ TEST_F(gguf_checkpoint, configuration_and_tokenizer_are_read_as_they_are) {
   EXPECT_EQ(tokenizer.value().split_steps.size(), 2u);
 }
 
+TEST_F(gguf_checkpoint, weights_carry_their_names_in_transformers) {
+  auto file = GgufFile::open(kRandom);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  auto config = gguf_model_config(file.value());
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  const GgufTensor q = file.value().tensors().find("blk.1.attn_q.weight")->second;
+  std::vector<float> rows(384 * 96);
+  decode_gguf_blocks(q.block, q.data, rows);
+  const auto weights = gguf_weights(std::move(file.value()), config.value());
+  const auto actual = weights->floats("model.layers.1.self_attn.q_proj.weight", {384, 96});
+  ASSERT_TRUE(actual.ok()) << actual.status().message();
+  // Of head 2, channels 10 and 42 turn together: rows 20 and 21 in the file.
+  for (size_t column = 0; column < 96; ++column) {
+    EXPECT_EQ(actual.value()[(128 + 10) * 96 + column], rows[(128 + 20) * 96 + column]);
+    EXPECT_EQ(actual.value()[(128 + 42) * 96 + column], rows[(128 + 21) * 96 + column]);
+  }
+  EXPECT_TRUE(weights->contains("model.norm.weight"));
+  EXPECT_FALSE(weights->contains("lm_head.weight"));
+  EXPECT_FALSE(weights->contains("model.layers.2.self_attn.q_proj.weight"));
+  const auto message = [&](const char* name, std::initializer_list<int64_t> shape) {
+    return weights->floats(name, shape).status().message();
+  };
+  EXPECT_NE(message("model.norm.weight", {95}).find("output_norm.weight has shape [96]"),
+            std::string::npos);
+  EXPECT_NE(message("model.layers.2.mlp.up_proj.weight", {1}).find("no tensor blk.2.ffn_up.weight"),
+            std::string::npos);
+}
+
+TEST_F(gguf_checkpoint, rows_that_are_not_whole_heads_are_refused) {
+  auto file = GgufFile::open(kRandom);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  auto config = gguf_model_config(file.value());
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  config.value().text.head_dim = 40;
+  const auto weights = gguf_weights(std::move(file.value()), config.value());
+  const Status status =
+      weights->floats("model.layers.0.self_attn.k_proj.weight", {128, 96}).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("128 rows, not whole heads of 40"), std::string::npos);
+}
+
 TEST_F(gguf_checkpoint, another_model_is_refused_with_what_there_is) {
   const Code code = Code::kUnsupported, invalid = Code::kInvalidArgument;
   const auto text = [](const char* value) { return Bytes().add_string(value).text(); };
