@@ -162,6 +162,18 @@ TEST_F(Run, text_alone_is_answered_too) {
   EXPECT_EQ(result.out, cases[0]["answer"].get<std::string>() + "\n");
 }
 
+TEST_F(Run, a_decoder_in_a_gguf_file_answers_text_and_refuses_pictures) {
+  const std::string smollm = VKV_SOURCE_DIR "/tools/smollm/golden/random";
+  const Json golden = Json::parse(std::ifstream(smollm + ".json"))["cases"][0];
+  const Words words = {"run",      "--model", smollm + ".gguf", "--prompt",     golden["question"],
+                       "--preset", "exact",   "--json",         "--max-tokens", "9"};
+  const ProgramResult result = vkv(words);
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_EQ(Json::parse(result.out)["answers"][0]["text"], golden["answer"]);
+  expect_refused(vkv({"run", "--model", smollm + ".gguf", "--prompt", "x", "--image", "x.png"}), 1,
+                 "the model reads text alone: ask it without pictures and videos");
+}
+
 TEST_F(Run, the_same_seed_gives_the_same_answer) {
   const Words words = {"--prompt", "Who?", "--temperature", "1.5", "--max-tokens", "20", "--quiet"};
   const std::string one = run(joined(words, {"--seed", "1"})).out;
