@@ -193,7 +193,7 @@ TEST_F(evaluation, a_job_that_fails_is_named_and_the_others_go_on) {
 
   const std::atomic<bool> cancel = true;
   std::vector<SourceResult> partial;
-  const auto stopped = open(1)->run(sources, list, {.cancel = &cancel}, nullptr, &partial);
+  const auto stopped = open(1)->run(sources, list, {.cancel = &cancel}, &partial);
   EXPECT_EQ(stopped.status().code(), Code::kCancelled);
   EXPECT_EQ(partial.size(), 2u);
 }

@@ -49,8 +49,8 @@ Configurations, separated by commas:
   lambda1                              visual:i1+segment with scores scaled by Cov/Var
   blank                                a control: old visual tokens are erased
   sim:NAME                             one of ours in the simulated cache, to check that
-What the name of a baseline leaves open is chosen on --calibration-items items with even index,
-which are then left out of the table.
+What the name of a baseline leaves open is chosen on --calibration-items items with even index
+(four questions of each), which are then left out of the table.
 
 --view says which tokens are encoded when a question is read:
   auto    as `vkv run`: shared for several questions over the same media, else window
@@ -190,7 +190,7 @@ class QualityRun {
     configurations_ = std::move(configurations);
     std::vector<SourceResult> partial;
     Result<std::vector<SourceResult>> results =
-        evaluation->run(data_.sources, configurations_, watch("comparing"), nullptr, &partial);
+        evaluation->run(data_.sources, configurations_, watch("comparing"), &partial);
     progress_.clear();
     interrupted_ = results.status().code() == Code::kCancelled;
     if (!results.ok() && !interrupted_) return results.status();
