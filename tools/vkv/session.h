@@ -51,6 +51,7 @@ class Session {
   std::string engine() const { return cache_->engine(); }
   std::string io_engine() const { return cache_->io_engine(); }
   const CacheOptions& cache_options() const { return cache_->options(); }
+  CacheStats cache_stats() const { return cache_->stats(); }
 
  private:
   Session(std::unique_ptr<Model> model, Tokenizer tokenizer, ImageProcessor processor,
