@@ -55,6 +55,10 @@ Result<TopologyHandle> load(std::string_view synthetic) {
   // PCI devices are left out unless asked for. What is not allowed is kept, to count the machine.
   VKV_CHECK(hwloc_topology_set_io_types_filter(raw, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) == 0);
   VKV_CHECK(hwloc_topology_set_flags(raw, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED) == 0);
+  // Plug-ins that would start a GPU's driver to learn what the PCI bus tells as well. Where one is
+  // not known there is nothing to leave out.
+  for (const char* plugin : {"cuda", "nvml", "opencl", "rsmi", "levelzero", "gl"})
+    (void)hwloc_topology_set_components(raw, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, plugin);
   const std::string description(synthetic);
   if (!description.empty() && hwloc_topology_set_synthetic(raw, description.c_str()) != 0) {
     return Status(Code::kInvalidArgument, "'" + description +
