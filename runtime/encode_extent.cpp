@@ -35,7 +35,6 @@ Result<std::shared_ptr<Extent>> encode_extent(const CacheOptions& options, Backe
                                               Placement& placement,
                                               const EncodeExtentRequest& request) {
   const KvShape& shape = options.shape;
-  const CodecPair& codecs = request.codecs;
   const size_t block_tokens = static_cast<size_t>(tokens_per_block(shape.head_dim));
 
   // 1. As many blocks as an extent takes.
@@ -43,12 +42,11 @@ Result<std::shared_ptr<Extent>> encode_extent(const CacheOptions& options, Backe
   size_t taken = 0, byte_count = 0;
   while (taken < request.rows.size()) {
     const size_t count = std::min(block_tokens, request.rows.size() - taken);
-    const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v,
-                                            static_cast<int>(count), request.headers != nullptr);
+    const BlockLayout layout =
+        block_layout(shape, request.codecs, static_cast<int>(count), request.headers != nullptr);
     if (!blocks.empty() && byte_count + layout.record_bytes() > options.extent_bytes_max) break;
-    Block block{.k_codec = codecs.k,
-                .v_codec = codecs.v,
-                .centred = !is_16_bit(codecs.k),
+    Block block{.codecs = request.codecs,
+                .centred = !is_16_bit(request.codecs.k),
                 .token_count = static_cast<uint16_t>(count),
                 .record_bytes = static_cast<uint32_t>(layout.record_bytes()),
                 .record_offset = byte_count};
@@ -66,8 +64,10 @@ Result<std::shared_ptr<Extent>> encode_extent(const CacheOptions& options, Backe
   size_t first = 0;
   for (const Block& block : blocks) {
     items.push_back({.shape = shape,
-                     .k_codec = block.k_codec,
-                     .v_codec = block.v_codec,
+                     .k_codec = block.codecs.k,
+                     .v_codec = block.codecs.v,
+                     .k_rotated = block.codecs.k_rotated,
+                     .v_per_token = block.codecs.v_per_token,
                      .source = request.source,
                      .rows = request.rows.subspan(first, block.token_count),
                      .k_mean = request.k_mean,

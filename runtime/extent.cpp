@@ -11,11 +11,12 @@ namespace vkv {
 BlockView view_of(const KvShape& shape, const Block& block, const std::byte* record,
                   const std::byte* shared_headers) {
   const BlockLayout layout =
-      block_layout(shape.kv_heads, shape.head_dim, block.k_codec, block.v_codec, block.token_count,
-                   shared_headers != nullptr);
-  BlockView view{.k_codec = block.k_codec,
-                 .v_codec = block.v_codec,
+      block_layout(shape, block.codecs, block.token_count, shared_headers != nullptr);
+  BlockView view{.k_codec = block.codecs.k,
+                 .v_codec = block.codecs.v,
                  .centred = block.centred,
+                 .k_rotated = block.codecs.k_rotated,
+                 .v_per_token = block.codecs.v_per_token,
                  .token_count = block.token_count,
                  .payload = record + layout.payload_offset()};
   if (layout.head_header > 0) view.headers = shared_headers ? shared_headers : record;

@@ -16,14 +16,20 @@
 #include "runtime/charged_bytes.h"
 #include "transfer/block_store.h"
 #include "transfer/dram_pool.h"
+#include "vkv/options.h"
 #include "vkv/types.h"
 
 namespace vkv {
 
+inline BlockLayout block_layout(const KvShape& shape, const CodecPair& codecs, int token_count,
+                                bool shared_headers = false) {
+  return block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, token_count,
+                      shared_headers, codecs.v_per_token);
+}
+
 // Block table entry: one record of an extent.
 struct Block {
-  Codec k_codec = Codec::kF16;
-  Codec v_codec = Codec::kF16;
+  CodecPair codecs;
   bool centred = false;
   bool high = false;  // class of its tokens, all those of the extent
   uint16_t token_count = 0;

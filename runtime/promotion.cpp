@@ -23,9 +23,8 @@ uint32_t original_count(const LayerState& state) {
 size_t gathered_tokens(const CacheOptions& options, const CodecPair& codecs) {
   const KvShape& shape = options.shape;
   const size_t block_tokens = static_cast<size_t>(tokens_per_block(shape.head_dim));
-  const size_t record_bytes = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v,
-                                           static_cast<int>(block_tokens))
-                                  .record_bytes();
+  const size_t record_bytes =
+      block_layout(shape, codecs, static_cast<int>(block_tokens)).record_bytes();
   const size_t original_bytes =
       2 * sizeof(uint16_t) * block_tokens * static_cast<size_t>(shape.kv_heads * shape.head_dim);
   const size_t blocks = std::min<size_t>(options.extent_bytes_max / record_bytes,

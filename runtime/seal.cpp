@@ -37,9 +37,7 @@ size_t record_bytes_max(const KvShape& shape, const PrecisionPolicy& policy) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     const LayerPrecision own = precision_of_layer(policy, layer);
     for (const CodecPair& codecs : {own.high, own.low})
-      most = std::max(
-          most,
-          block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, tokens).record_bytes());
+      most = std::max(most, block_layout(shape, codecs, tokens).record_bytes());
   }
   return most;
 }
@@ -204,11 +202,12 @@ Status Sealer::fix_mean(LayerState& state, std::span<const uint32_t> rows) {
 Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const CodecPair& codecs,
                                               std::span<const uint32_t> rows) {
   const KvShape& shape = options_.shape;
-  const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, 1);
+  const BlockLayout layout = block_layout(shape, codecs, 1);
   VKV_TRY_ASSIGN(bytes, ChargedBytes::make(pool_, layout.headers_bytes(), "headers of a segment"));
   VKV_TRY(backend_.encode_headers({.shape = shape,
                                    .k_codec = codecs.k,
                                    .v_codec = codecs.v,
+                                   .k_rotated = codecs.k_rotated,
                                    .source = state.open.tokens(),
                                    .rows = rows,
                                    .k_mean = state.mean_values(),

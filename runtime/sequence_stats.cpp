@@ -123,7 +123,7 @@ class Walk {
         const double bits = static_cast<double>(stored) * token_bits;
         bits_[role].all += bits;
         bits_[role].sealed += bits;
-        add_form({static_cast<Role>(role), form, block.k_codec, block.v_codec}, stored, bits);
+        add_form({static_cast<Role>(role), form, block.codecs.k, block.codecs.v}, stored, bits);
       }
       if (live != nullptr) live += live_words(block);
     }

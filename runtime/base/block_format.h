@@ -80,6 +80,7 @@ struct BlockLayout {
   int channels = 0;             // C
   int tokens = 0;               // T
   size_t head_header = 0;       // bytes of one KV head's header; 0 if K and V are 16 bit
+  int v_scales = 0;             // of a KV head: C, or T where V has one a token; 0 without header
   size_t k_payload = 0;         // bytes of one KV head's K
   size_t v_payload = 0;         // bytes of one KV head's V
   bool shared_headers = false;  // the record holds no headers
@@ -93,20 +94,25 @@ struct BlockLayout {
     return round_up_bytes(payload_offset() + payload_bytes(), kRecordAlignment);
   }
   constexpr size_t header_of(int kv_head) const { return head_header * kv_head; }
+  constexpr size_t v_scales_of(int kv_head) const {  // s_v of the head, in bytes from the first
+    return header_of(kv_head) + size_t{4} * static_cast<size_t>(channels);
+  }
   constexpr size_t k_of(int kv_head) const { return (k_payload + v_payload) * kv_head; }
   constexpr size_t v_of(int kv_head) const { return k_of(kv_head) + k_payload; }
 };
 
 constexpr BlockLayout block_layout(int kv_heads, int head_dim, Codec k_codec, Codec v_codec,
-                                   int token_count, bool shared_headers = false) {
+                                   int token_count, bool shared_headers = false,
+                                   bool v_per_token = false) {
   BlockLayout layout;
   layout.kv_heads = kv_heads;
   layout.channels = padded_channels(head_dim);
   layout.tokens = padded_tokens(token_count);
   const size_t values = static_cast<size_t>(layout.channels) * layout.tokens;
-  layout.head_header = is_16_bit(k_codec) && is_16_bit(v_codec)
-                           ? 0
-                           : size_t{8} * static_cast<size_t>(layout.channels);
+  if (!is_16_bit(k_codec) || !is_16_bit(v_codec)) {
+    layout.v_scales = v_per_token ? layout.tokens : layout.channels;
+    layout.head_header = size_t{4} * static_cast<size_t>(layout.channels + layout.v_scales);
+  }
   layout.k_payload = values * bits_of(k_codec) / 8;
   layout.v_payload = values * bits_of(v_codec) / 8;
   layout.shared_headers = shared_headers;
@@ -118,6 +124,8 @@ struct BlockView {
   Codec k_codec = Codec::kF16;
   Codec v_codec = Codec::kF16;
   bool centred = false;                // K codes are relative to the layer's mean; never at 16 bit
+  bool k_rotated = false;              // and are of H (K - mean); only where centred
+  bool v_per_token = false;            // V has a scale and a zero per token
   int token_count = 0;                 // 1..tokens_per_block(head_dim)
   const std::byte* headers = nullptr;  // [kv_heads] headers; nullptr if K and V are 16 bit
   const std::byte* payload = nullptr;  // 64-byte aligned
@@ -126,5 +134,11 @@ struct BlockView {
   // sequence, never to the record.
   const uint32_t* live = nullptr;
 };
+
+// Of its record, or of the part of it that does not lie elsewhere: offsets are the same.
+constexpr BlockLayout block_layout(const KvShape& shape, const BlockView& block) {
+  return block_layout(shape.kv_heads, shape.head_dim, block.k_codec, block.v_codec,
+                      block.token_count, /*shared_headers=*/false, block.v_per_token);
+}
 
 }  // namespace vkv

@@ -7,7 +7,9 @@
 #include <cstdio>
 #include <exception>
 
+#include "tools/vkv/calibrate_command.h"
 #include "tools/vkv/exit_code.h"
+#include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
 
@@ -36,6 +38,16 @@ int run(int argc, char** argv) {
       "run", "Answer questions about pictures and video, one job or a batch of them");
   vkv::add_run_flags(*run_app, run_arguments);
 
+  vkv::QualityArguments quality_arguments;
+  CLI::App* quality_app = app.add_subcommand(
+      "quality", "Compare ways to store the KV cache with 16 bit: divergence, accuracy, gates");
+  vkv::add_quality_flags(*quality_app, quality_arguments);
+
+  vkv::CalibrateArguments calibrate_arguments;
+  CLI::App* calibrate_app = app.add_subcommand(
+      "calibrate", "Measure how many bits each layer needs, and write a policy for `vkv run`");
+  vkv::add_calibrate_flags(*calibrate_app, calibrate_arguments);
+
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
@@ -51,6 +63,8 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
+  if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
   spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
   return vkv::run_command(run_arguments);
 }
