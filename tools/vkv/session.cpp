@@ -58,10 +58,10 @@ Result<ImageProcessor> load_processor(const std::string& folder, int edge) {
 Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Progress* progress,
                                                const std::atomic<bool>* cancel) {
   progress->begin_phase("loading the model", "");
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_start;
   VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model));
   VKV_TRY_ASSIGN(model, Model::load(options.model, {.threads = options.cache.threads}));
-  const double load_seconds = seconds_since(start);
+  const double load_seconds = since_start.seconds();
   std::optional<ImageProcessor> processor;
   if (model->config().has_vision()) {
     VKV_TRY_ASSIGN(loaded, load_processor(options.model, model->config().vision.image_edge));
