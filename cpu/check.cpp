@@ -142,7 +142,8 @@ Status check_mean_key(const KvShape& shape, const OpenTokens& source,
 Status check_saliency(const SaliencyItem& item) {
   VKV_TRY(check_shape(item.shape));
   VKV_TRY(check_open(item.open));
-  if (item.q_len < 1 || item.q_len > item.open.token_count)
+  if (item.q_len < 1 || item.open.token_count < 1 ||
+      (item.causal && item.q_len > item.open.token_count))
     return invalid("saliency by " + std::to_string(item.q_len) + " queries over " +
                    std::to_string(item.open.token_count) +
                    " open tokens; their own tokens must be open, and at least one is needed");

@@ -180,6 +180,10 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
   for (int token = 0; token < block.token_count; token += kTileTokens) {
     const int token_count = std::min(kTileTokens, block.token_count - token);
     const int tokens = padded_tokens(token_count);
+    live_ = block.live == nullptr ? nullptr : block.live + token / 32;
+    if (live_ != nullptr &&
+        std::all_of(live_, live_ + tokens / 32, [](uint32_t w) { return w == 0; }))
+      continue;  // a softmax over nothing has no maximum
     std::fill_n(visible_.begin(), rows_, token_count);
     if (k_coded) {
       const CodeTile tile = {k,        bits_of(block.k_codec), channels_, token, token + tokens, 0,
@@ -222,6 +226,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
 
 Status TileAttention::add_open(const AttendTask& task) {
   const AttendItem& item = *task.item;
+  live_ = nullptr;
   const int group = item.shape.group();
   const int head_dim = item.shape.head_dim;
   const size_t stride = static_cast<size_t>(item.shape.kv_heads) * head_dim;
@@ -276,7 +281,17 @@ Status TileAttention::score_halves(const HalfTile& tile, float factor) {
   return {};
 }
 
+void TileAttention::set_dead(int tokens, float value) {
+  for (int t = 0; t < tokens; ++t) {
+    if (live_[t / 32] >> t % 32 & 1u) continue;
+    for (int row = 0; row < rows_; ++row)
+      scores_[static_cast<size_t>(row) * kTileTokens + t] = value;
+  }
+}
+
 bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float factor) {
+  // A score of -inf leaves a weight of e^-87: nothing in planes, and set to zero in fp32.
+  if (live_ != nullptr) set_dead(tokens, -std::numeric_limits<float>::infinity());
   const TileWeights weights = tile_weights(tokens);
   if (bytes) {
     functions_.softmax_planes(weights);
@@ -284,6 +299,7 @@ bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float fact
       bytes = bytes && (visible_[row] == 0 || tile_sum_[row] >= kPlaneSumMin);
   }
   if (!bytes) functions_.softmax_floats(weights);
+  if (!bytes && live_ != nullptr) set_dead(tokens, 0.0f);
 
   for (int row = 0; row < rows_; ++row) {
     keep_[row] = 1.0f;

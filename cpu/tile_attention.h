@@ -62,6 +62,8 @@ class TileAttention {
   // 2. Weights, and the running maxima and sums. beta: [rows], nullptr: zero.
   // Returns whether they are planes of bytes: what was asked for, unless planes are too coarse.
   bool weigh(int tokens, bool bytes, const double* beta, float factor);
+  // Scores, or weights in fp32, of the tokens of the tile that do not count.
+  void set_dead(int tokens, float value);
   // 3. Weights times V into out_.
   Status add_code_values(const CodeTile& tile, bool bytes);
   Status add_token_scaled_values(const CodeTile& tile);  // by the scales loaded last
@@ -81,6 +83,7 @@ class TileAttention {
   int channels_ = 0;  // padded to 32
   const Brgemm* known_kernels_[2][2][2][9] =
       {};                                  // [product][bytes][n is 32][k / 32], of these rows
+  const uint32_t* live_ = nullptr;         // of the tile's tokens; nullptr: all count
   const std::byte* key_header_ = nullptr;  // which the query planes were made for
 
   Buffer<float> q_;            // [rows, channels]

@@ -67,7 +67,7 @@ inline BlockLayout block_layout(const EncodeItem& item) {
                       item.v_per_token);
 }
 
-// How much the newest queries look at each open token.
+// How much the newest queries look at each of some 16-bit tokens.
 struct SaliencyItem {
   KvShape shape;
   float scale = 1.0f;
@@ -75,7 +75,9 @@ struct SaliencyItem {
   const float* q = nullptr;       // [q_len, q_heads, head_dim]
   const float* lse = nullptr;     // [q_len, q_heads]: of the whole attention
   const float* k_mean = nullptr;  // as in the attend
-  OpenTokens open;                // causal as in AttendItem
+  OpenTokens open;
+  bool causal = true;             // as in AttendItem
+  const float* v_mean = nullptr;  // [kv_heads, head_dim]; nullptr: of the tokens given
   // Mean over queries and query heads of the softmax weight that a token gets, times
   // ||v_t - mean v|| over all KV heads.
   float* score = nullptr;  // [open.token_count]

@@ -162,6 +162,10 @@ struct BlockView {
   int token_count = 0;                 // 1..tokens_per_block(head_dim)
   const std::byte* headers = nullptr;  // [kv_heads] headers; nullptr if K and V are 16 bit
   const std::byte* payload = nullptr;  // 64-byte aligned
+  // [(token_count + 31) / 32]: bit t % 32 of word t / 32 is 1 where token t counts; the others get
+  // weight 0, exactly. Bits from token_count on are 0. nullptr: all count. It belongs to the
+  // sequence, never to the record.
+  const uint32_t* live = nullptr;
 };
 
 // Of its record, or of the part of it that does not lie elsewhere: offsets are the same.

@@ -8,6 +8,7 @@
 #include <exception>
 
 #include "tools/vkv/bench_command.h"
+#include "tools/vkv/calibrate_command.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
@@ -49,6 +50,11 @@ int run(int argc, char** argv) {
       app.add_subcommand("bench", "Measure how fast the parts are, against this machine's limits");
   vkv::add_bench_commands(*bench_app, bench_arguments);
 
+  vkv::CalibrateArguments calibrate_arguments;
+  CLI::App* calibrate_app = app.add_subcommand(
+      "calibrate", "Measure how many bits each layer needs, and write a policy for `vkv run`");
+  vkv::add_calibrate_flags(*calibrate_app, calibrate_arguments);
+
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
@@ -64,6 +70,7 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
   if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
   if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
   spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);

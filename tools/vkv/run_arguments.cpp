@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "tools/vkv/byte_size.h"
+#include "tools/vkv/policy_file.h"
 
 namespace vkv {
 namespace {
@@ -40,6 +41,16 @@ Sizes take K, M, G, T (powers of 1024): 512M. Presets, with bits of K/V once a b
   visual1   the same 8/8, the rest 2/1
   extreme   the same 8/8, the rest 1/1
   onebit    at most 3 % of the visual tokens 8/8, the rest 1/1 with shared headers
+
+A policy file is one JSON object; what it leaves out is that of its "base", a preset (else exact):
+  {"base": "visual2", "high": "i8/i8", "low": {"k": "i4", "v": "i2"},   codecs of K/V
+   "high_fraction": 0.1,             of all tokens, at most this share is high
+   "visual_high_fraction_max": 1,    of the visual tokens
+   "sink_tokens": 4, "sink_sigmas": 6,    first tokens and far keys that stay at 16 bit
+   "segment_headers": false,         one header for the low tokens of a prefill window
+   "layers": [{"layer": 0, "high": "i8", "low": "i8"}]}    overrides of single layers
+Codecs: f16, bf16, i8, i4, i2, i1; K never fewer bits than V. Beside "k" and "v" may stand
+"k_rotated": true (K i2 or i1) and "v_per_token": true (without segment_headers).
 
 Exit status: 0 all answered, 1 some failed, 2 wrong flags, model or budgets, 130 interrupted.)";
 
@@ -82,8 +93,22 @@ void add_job_flags(CLI::App& command, RunArguments& a) {
 
 void add_cache_flags(CLI::App& command, RunArguments& a) {
   const std::string group = "KV cache";
-  command.add_option("--preset", a.preset, "Precision of the KV cache, see below")
-      ->type_name("NAME")
+  CLI::Option* preset =
+      command.add_option("--preset", a.preset, "Precision of the KV cache, see below")
+          ->type_name("NAME")
+          ->capture_default_str()
+          ->group(group);
+  command
+      .add_option("--policy", a.policy,
+                  "Precision by codecs (i4/i2 for K/V of all tokens) or from a file, see below")
+      ->type_name("FILE")
+      ->excludes(preset)
+      ->group(group);
+  command
+      .add_option("--keep-original", a.keep_original,
+                  "Keep 16-bit K and V beside the codes, in dram or nvme, so that each later "
+                  "question promotes what it looks at (none: do not)")
+      ->type_name("TIER")
       ->capture_default_str()
       ->group(group);
   command.add_option("--dram-budget", a.dram_budget, "Memory that the KV cache may take")
@@ -111,6 +136,28 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->group(group);
   command.add_option("--recent-tokens", a.recent_tokens, "Newest tokens kept at 16 bit, 16..4096")
       ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+}
+
+void add_meter_flags(CLI::App& command, RunArguments& a) {
+  const std::string group = "Quality meter";
+  command
+      .add_option("--quality-samples", a.quality_samples,
+                  "Share of layers and steps whose attention is computed again at 16 bit, 0..1")
+      ->type_name("SHARE")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--quality-bound", a.quality_bound,
+                  "Relative error of a head's output that is too much (0: none is)")
+      ->type_name("ERROR")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--quality-action", a.quality_action,
+                  "What happens above the bound: warn, or promote (with --keep-original)")
+      ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
 }
@@ -143,6 +190,25 @@ Result<IoBackend> io_backend(const std::string& name) {
   return wrong(fmt::format("--io is \"{}\"; there are auto, uring and threads", name));
 }
 
+Status read_quality(const RunArguments& a, CacheOptions& cache) {
+  const KeepOriginal tiers[] = {KeepOriginal::kNone, KeepOriginal::kDram, KeepOriginal::kNvme};
+  const auto* const keep = std::find_if(std::begin(tiers), std::end(tiers), [&](KeepOriginal tier) {
+    return name(tier) == a.keep_original;
+  });
+  if (keep == std::end(tiers))
+    return wrong(
+        fmt::format("--keep-original is \"{}\"; there are none, dram and nvme", a.keep_original));
+  cache.keep_original = *keep;
+  if (a.quality_action != "warn" && a.quality_action != "promote")
+    return wrong(
+        fmt::format("--quality-action is \"{}\"; there are warn and promote", a.quality_action));
+  cache.quality = {
+      .sample_fraction = a.quality_samples,
+      .error_bound = a.quality_bound,
+      .action = a.quality_action == "promote" ? QualityAction::kPromote : QualityAction::kCount};
+  return {};
+}
+
 Status check_single(const RunArguments& a) {
   if (a.prompts.empty()) {
     return wrong("nothing to answer: give a question with --prompt, or a batch with --jobs");
@@ -171,6 +237,7 @@ Status check_batch(const RunArguments& a) {
 void add_run_flags(CLI::App& command, RunArguments& a) {
   add_job_flags(command, a);
   add_cache_flags(command, a);
+  add_meter_flags(command, a);
   add_answer_flags(command, a);
   const std::string group = "Program";
   command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
@@ -201,7 +268,7 @@ Status check_arguments(const RunArguments& a) {
 Result<SessionOptions> session_options(const RunArguments& a) {
   SessionOptions options;
   options.model = a.model;
-  VKV_TRY_ASSIGN(policy, precision_preset(a.preset));
+  VKV_TRY_ASSIGN(policy, a.policy.empty() ? precision_preset(a.preset) : policy_from(a.policy));
   options.cache.precision = policy;
   const auto size = [](const char* flag, const std::string& text, uint64_t& target) -> Status {
     if (text.empty()) return {};
@@ -220,6 +287,7 @@ Result<SessionOptions> session_options(const RunArguments& a) {
       options.cache.store_path = path;
     }
   }
+  VKV_TRY(read_quality(a, options.cache));
   VKV_TRY_ASSIGN(io, io_backend(a.io));
   options.cache.io_backend = io;
   if (a.threads < 0) return wrong("--threads must be 0 (all) or more");
@@ -248,8 +316,18 @@ Job job_of(const RunArguments& a) {
 std::string answer_settings(const RunArguments& a) {
   std::error_code error;
   const std::filesystem::path model = std::filesystem::weakly_canonical(a.model, error);
-  return fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
-                     a.preset, a.recent_tokens, a.prompt_style);
+  std::string precision = a.preset;
+  if (!a.policy.empty()) {  // a file may change under the same name
+    const Result<PrecisionPolicy> policy = policy_from(a.policy);
+    precision = policy.ok() ? policy_text(policy.value()) : a.policy;
+  }
+  std::string settings =
+      fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
+                  precision, a.recent_tokens, a.prompt_style);
+  if (a.keep_original != "none") settings += " originals";  // in which tier changes nothing
+  if (a.quality_action == "promote")
+    settings += fmt::format(" promote {} {}", a.quality_samples, a.quality_bound);
+  return settings;
 }
 
 Result<std::string> default_store_path() {

@@ -39,7 +39,7 @@ std::string media_group(const Job& job, int image_count) {
 
 TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
   const TierStats& of = stats.tier[static_cast<size_t>(tier)];
-  return {of.bytes_used, of.bytes_peak};
+  return {of.bytes_used, of.bytes_peak, of.original_bytes};
 }
 
 Result<ImageProcessor> load_processor(const std::string& folder, int edge) {
@@ -217,6 +217,7 @@ AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& an
   record.ttft_seconds = answer.ttft_seconds;
   record.tpot_seconds = answer.tpot_seconds;
   record.kv = answer.stats.role;
+  record.forms = answer.stats.forms;
   record.dram = tier_bytes(last, Tier::kDram);
   record.nvme = tier_bytes(last, Tier::kNvme);
   record.dram.peak = tier_bytes(after, Tier::kDram).peak;

@@ -54,6 +54,7 @@ class Session {
   double load_seconds() const { return load_seconds_; }
   uint64_t weight_bytes() const { return model_->weight_bytes(); }
   const CacheOptions& cache_options() const { return cache_->options(); }
+  CacheStats cache_stats() const { return cache_->stats(); }
 
  private:
   Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
