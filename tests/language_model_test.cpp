@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/llava_golden.h"
@@ -80,9 +81,15 @@ class language_model : public testing::TestWithParam<Decoder> {
   void SetUp() override {
     if (!std::filesystem::exists(GetParam().path))
       GTEST_SKIP() << "no " << GetParam().path << ": tools/setup.sh --with-language-model gets it";
-    auto loaded = Model::load(GetParam().path, {});
-    ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-    model_ = std::move(loaded.value());
+    // Loaded once for all cases: a second each.
+    static std::map<std::string, std::unique_ptr<Model>> models;
+    std::unique_ptr<Model>& model = models[GetParam().name];
+    if (model == nullptr) {
+      auto loaded = Model::load(GetParam().path, {});
+      ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+      model = std::move(loaded.value());
+    }
+    model_ = model.get();
     auto tokenizer = Tokenizer::load(GetParam().path);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
     tokenizer_ = std::make_unique<Tokenizer>(std::move(tokenizer.value()));
@@ -132,7 +139,7 @@ class language_model : public testing::TestWithParam<Decoder> {
     }
   }
 
-  std::unique_ptr<Model> model_;
+  Model* model_ = nullptr;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<TextCase> cases_;
 };
@@ -167,7 +174,7 @@ TEST_P(language_model, logits_equal_those_of_transformers_with_kv_at_16_bit) {
 
 TEST_P(language_model, greedy_answers_equal_those_of_transformers) {
   const auto cache = open_cache();
-  auto generator = Generator::make(model_.get(), tokenizer_.get(), cache.get(), {});
+  auto generator = Generator::make(model_, tokenizer_.get(), cache.get(), {});
   ASSERT_TRUE(generator.ok()) << generator.status().message();
   for (const TextCase& golden : cases_) {
     if (golden.question.empty()) continue;
