@@ -72,7 +72,7 @@ TEST_F(model_load, the_random_checkpoint_is_read_as_it_is) {
 Result<std::vector<float>> some_logits(Model& model) {
   const std::vector<int32_t> tokens = {5, 77, 300, 41};
   const std::vector<Role> roles(tokens.size(), Role::kText);
-  PlainCache cache(model.kv_shape());
+  PlainCache cache(model.kv_shape(), PlainCache::Values::kAsGiven);
   const SequenceId sequence = cache.create_sequence().value();
   return model.forward(cache, {.sequence = sequence, .tokens = tokens, .roles = roles}, {});
 }
