@@ -2,26 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/arena_backend.h"
 
-#include <algorithm>
-
 #include "cpu/encode.h"
 #include "cpu/saliency.h"
 #include "cpu/threads.h"
 
 namespace vkv {
 
-namespace {
-
-// TBB has no more workers than there are CPUs, and complains on stderr when asked for more.
-int arena_threads(int asked) {
-  const int usable = usable_threads();
-  return asked > 0 ? std::min(asked, usable) : usable;
-}
-
-}  // namespace
-
 ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
-    : loops_(loops), arena_(arena_threads(threads)) {}
+    : loops_(loops), arena_(worker_threads(threads)) {}
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
   return arena_.execute([&] { return encode_blocks(items, loops_); });

@@ -3,7 +3,6 @@
 #include "vkv/cache.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -14,6 +13,7 @@
 #include "cpu/cpu_backend.h"
 #include "runtime/attention.h"
 #include "runtime/base/codec.h"
+#include "runtime/base/stopwatch.h"
 #include "runtime/open_options.h"
 #include "runtime/seal.h"
 #include "runtime/sequence_stats.h"
@@ -25,10 +25,6 @@ constexpr uint32_t kTokensMax = 1u << 30;              // of a sequence
 constexpr size_t kKeptScratchBytes = size_t{4} << 20;  // between calls
 
 uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 class CacheImpl final : public Cache {
  public:
@@ -316,15 +312,15 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   VKV_TRY(check_attend(layer, requests));
   VKV_TRY_ASSIGN(tasks, make_tasks(requests));
 
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch attending;
   VKV_TRY(attention_->run(layer, tasks));
   for (size_t i = 0; i < tasks.size(); ++i) store_out(requests[i], tasks[i]);
   ++counters_.attend_count;
-  counters_.attend_seconds += seconds_since(start);
+  counters_.attend_seconds += attending.seconds();
 
-  const auto seal_start = std::chrono::steady_clock::now();
+  const Stopwatch sealing;
   const Status sealed = seal(layer, requests, tasks);
-  counters_.encode_seconds += seconds_since(seal_start);
+  counters_.encode_seconds += sealing.seconds();
   if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = DramBuffer();
   return sealed;
 }

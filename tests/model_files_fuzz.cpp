@@ -76,7 +76,7 @@ TEST(model_files_fuzz, safetensors) {
     // Mostly the header: bytes of data are all valid.
     const std::string text = mutated(whole, 8 + header_bytes, random);
     std::ofstream(scratch / "model.safetensors", std::ios::binary) << text;
-    const auto weights = Weights::open(scratch.path());
+    const auto weights = SafetensorsWeights::open(scratch.path());
     expect_outcome(weights.status());
     refused += weights.ok() ? 0 : 1;
     if (!weights.ok()) continue;

@@ -9,6 +9,7 @@
 
 #include "tools/vkv/bench_command.h"
 #include "tools/vkv/exit_code.h"
+#include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
 
@@ -43,6 +44,11 @@ int run(int argc, char** argv) {
       app.add_subcommand("bench", "Measure how fast the parts are, against this machine's limits");
   vkv::add_bench_commands(*bench_app, bench_arguments);
 
+  vkv::QualityArguments quality_arguments;
+  CLI::App* quality_app = app.add_subcommand(
+      "quality", "Compare ways to store the KV cache with 16 bit: divergence, accuracy, gates");
+  vkv::add_quality_flags(*quality_app, quality_arguments);
+
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
@@ -59,6 +65,7 @@ int run(int argc, char** argv) {
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
   if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
+  if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
   spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
   return vkv::run_command(run_arguments);
 }

@@ -22,6 +22,7 @@ Examples:
   vkv run --model tiny --video clip.mp4 --frames 16 --prompt "What moves?" --prompt "How many?"
   vkv run --model tiny --video clip.mp4 --fps 2 --prompt "What happens?" \
       --preset visual2 --dram-budget 64M --nvme-budget 2G
+  vkv run --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "What is gravity?"
   vkv run --model tiny --jobs jobs.jsonl --out answers.jsonl
 
 A line of jobs.jsonl is one JSON object; paths are relative to the file:
@@ -54,9 +55,12 @@ Status named(const char* flag, const Status& status) {
 }
 
 void add_job_flags(CLI::App& command, RunArguments& a) {
-  command.add_option("--model", a.model, "Folder of a Hugging Face LLaVA checkpoint")
+  command
+      .add_option(
+          "--model", a.model,
+          "Folder of a Hugging Face checkpoint (LLaVA; Llama or Qwen2 for text), or a GGUF file")
       ->required()
-      ->type_name("DIR");
+      ->type_name("PATH");
   command.add_option("--image", a.images, "Picture to ask about; may be repeated")
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -125,7 +129,8 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--max-tokens", a.sampling.max_new_tokens, "Longest answer")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen or plain")
+  command
+      .add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen, chatml or plain")
       ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
@@ -195,7 +200,7 @@ Status check_arguments(const RunArguments& a) {
 
 Result<SessionOptions> session_options(const RunArguments& a) {
   SessionOptions options;
-  options.model_folder = a.model;
+  options.model = a.model;
   VKV_TRY_ASSIGN(policy, precision_preset(a.preset));
   options.cache.precision = policy;
   const auto size = [](const char* flag, const std::string& text, uint64_t& target) -> Status {

@@ -136,6 +136,8 @@ void log_session(const Session& session) {
   const CacheOptions& options = session.cache_options();
   spdlog::info("model: {} layers, {} query heads, {} KV heads of {} channels", options.shape.layers,
                options.shape.q_heads, options.shape.kv_heads, options.shape.head_dim);
+  spdlog::info("weights: {} MiB in memory, loaded in {:.2f} s", session.weight_bytes() >> 20,
+               session.load_seconds());
   spdlog::info("attention: {}; store: {} {}", session.engine(), session.io_engine(),
                options.store_path);
   spdlog::info("media: {}", media_decoder_name());

@@ -1,0 +1,91 @@
+// evaluation.h: many items, many configurations, all cores: one model a worker.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The parts of a small model are too short to be shared among threads, so every worker has a model
+// and caches of its own and takes whole items. Results do not depend on the number of workers.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tools/mllm/model.h"
+#include "tools/mllm/watch.h"
+#include "tools/quality/comparison.h"
+#include "tools/quality/configuration.h"
+#include "tools/quality/quality_item.h"
+#include "tools/quality/simulated_cache.h"
+
+namespace vkv {
+
+struct EvaluationOptions {
+  std::string model_folder;
+  int recent_tokens = 128;
+  int threads = 0;  // of all workers together; 0: all that the process may use
+  ItemOptions items;
+};
+
+// One of the two; borrowed.
+struct ItemSource {
+  const Job* job = nullptr;
+  const QualityItem* passage = nullptr;
+};
+
+struct CaseRow {
+  std::string kind, group;
+  std::optional<bool> reference_right;  // where an answer is expected
+  std::vector<CaseResult> results;      // one a configuration
+};
+
+struct SourceResult {
+  std::string error;  // why there are no rows
+  std::vector<CaseRow> rows;
+};
+
+// One call at a time.
+class Evaluation {
+ public:
+  // Loads the model once; the workers' copies come with the first run. A model without an image
+  // processor takes sources without media. Errors: those of Model, Tokenizer and ImageProcessor.
+  static Result<std::unique_ptr<Evaluation>> open(const EvaluationOptions& options);
+  ~Evaluation();
+
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const ModelConfig& model_config() const { return models_.front()->config(); }
+
+  // One result a source, in their order. Progress counts sources, on the calling thread. With
+  // `fits`: what lambda is computed from, one a configuration; empty for those that do not fit it.
+  // Errors: those of opening caches; kCancelled, and then what is done is in *partial if given (a
+  // source without rows and error was not run).
+  Result<std::vector<SourceResult>> run(std::span<const ItemSource> sources,
+                                        std::span<const Configuration> configurations,
+                                        const Watch& watch, std::vector<LambdaFit>* fits = nullptr,
+                                        std::vector<SourceResult>* partial = nullptr);
+
+  // Chooses what the configurations leave open: of each one's candidates the one with the lowest
+  // mean KL over the sources, and lambda. Errors: as run(); kInvalidArgument without sources, or
+  // where all of them failed.
+  Status calibrate(std::span<const ItemSource> sources, std::vector<Configuration>& configurations,
+                   const Watch& watch);
+
+ private:
+  struct Worker;
+  class Pool;
+
+  Evaluation(const EvaluationOptions& options, Tokenizer tokenizer)
+      : options_(options), tokenizer_(std::move(tokenizer)) {}
+
+  EvaluationOptions options_;
+  Tokenizer tokenizer_;
+  std::optional<ImageProcessor> processor_;
+  std::vector<std::unique_ptr<Model>> models_;  // one a worker, at least one
+  int workers_max_ = 1;
+  int worker_threads_ = 1;
+};
+
+// Mean KL of every position of one configuration; 0 for none.
+double mean_kl(std::span<const SourceResult> results, size_t configuration);
+
+}  // namespace vkv
