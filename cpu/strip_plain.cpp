@@ -108,11 +108,21 @@ ChannelScale rounded(const ChannelScale& exact) {
 }
 
 ChannelScale sign_scale(const Lane& lane) {
+  const float count = static_cast<float>(lane.count());
   const float mean = lane.mean();
-  const float spread = lane.sum_of([=](float x) {
-    return x - mean < 0.0f ? -(x - mean) : x - mean;
-  }) / static_cast<float>(lane.count());
-  return rounded({2.0f * spread, mean - spread});
+  const float spread =
+      lane.sum_of([=](float x) { return x - mean < 0.0f ? -(x - mean) : x - mean; }) / count;
+  ChannelScale s = {2.0f * spread, mean - spread};
+  for (int step = 0; step < kLevelSteps; ++step) {
+    const float middle = s.zero + 0.5f * s.scale;
+    const float upper_count = lane.sum_of([=](float x) { return x >= middle ? 1.0f : 0.0f; });
+    if (upper_count == 0.0f || upper_count == count) break;
+    const float upper = lane.sum_of([=](float x) { return x >= middle ? x : 0.0f; }) / upper_count;
+    const float lower =
+        lane.sum_of([=](float x) { return x >= middle ? 0.0f : x; }) / (count - upper_count);
+    s = {upper - lower, lower};
+  }
+  return rounded(s);
 }
 
 ChannelScale best_shrunk_scale(const Lane& lane, float min, float max, int bits) {

@@ -170,14 +170,25 @@ inline Wide mean_of(const Lanes& lanes) {
 }
 
 WideScale sign_scale(const Lanes& lanes) {
-  const Wide mean = mean_of(lanes);
+  const float count = static_cast<float>(lanes.count);
+  const Wide mean = mean_of(lanes), zeros = {}, ones = broadcast(1.0f);
   const Wide spread = sum_of(lanes,
                              [=](Wide x) {
                                const Wide distance = x - mean;
                                return distance < 0.0f ? -distance : distance;
                              }) /
-                      static_cast<float>(lanes.count);
-  return {2.0f * spread, mean - spread};
+                      count;
+  WideScale s = {2.0f * spread, mean - spread};
+  for (int step = 0; step < kLevelSteps; ++step) {
+    const Wide middle = s.zero + 0.5f * s.scale;
+    const Wide upper_count = sum_of(lanes, [=](Wide x) { return x >= middle ? ones : zeros; });
+    const Wide upper = sum_of(lanes, [=](Wide x) { return x >= middle ? x : zeros; }) / upper_count;
+    const Wide lower =
+        sum_of(lanes, [=](Wide x) { return x >= middle ? zeros : x; }) / (count - upper_count);
+    const WideInts both = (upper_count != 0.0f) & (upper_count != count);
+    s = {both ? upper - lower : s.scale, both ? lower : s.zero};
+  }
+  return s;
 }
 
 // Sum of squared differences between values and their decoded codes; or something above `least` in

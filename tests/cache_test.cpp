@@ -112,6 +112,24 @@ TEST(cache, fewer_bits_cost_accuracy_in_order_and_within_ceilings) {
   }
 }
 
+TEST(cache, rotated_keys_and_v_per_token_serve_a_sequence) {
+  CacheOptions options = options_with("visual1");
+  const auto error_of = [&] {
+    auto cache = must_open(options);
+    const SequenceId sequence = must_create(*cache);
+    must_feed(*cache, sequence, 0, picture_prompt(4, 700, 40), true);
+    const auto out = must_feed(*cache, sequence, 744, picture_prompt(0, 0, 1));
+    EXPECT_GT(cache->stats().sealed_token_count, 500u);
+    return error_of_last(kShape, out, 1, 744);
+  };
+  const double plain = error_of();
+  options.precision.low.k_rotated = true;
+  options.precision.high.v_per_token = options.precision.low.v_per_token = true;
+  const double varied = error_of();
+  EXPECT_NE(varied, plain);
+  EXPECT_LT(varied, 2 * plain);
+}
+
 TEST(cache, bits_are_counted_with_all_metadata) {
   for (auto [name, least, most] :
        {std::tuple{"exact", 16.0, 16.3}, {"balanced", 4.12, 4.9}, {"onebit", 1.0, 2.2}}) {

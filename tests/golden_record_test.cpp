@@ -155,14 +155,14 @@ TEST(golden_record, i2_has_these_bytes) {
 
 TEST(golden_record, i1_has_these_bytes) {
   EXPECT_EQ(golden_dump(options_of(Codec::kI1, Codec::kI1)),
-            "0000: e444e444e4445545e444e444e4445545\n"
-            "0040: 39c2723072b455bb72bc1cbee43e553c\n"
-            "0080: ab3ec73dab3ec73dab3ec73dc73dc73d\n"
-            "00c0: abb8393255b51cb955ad39b672ba72b0\n"
+            "0000: 80458045804500468045804580450046\n"
+            "0040: 00c1003a00be80c000b880c1003800b4\n"
+            "0080: 803f803e803f803e803f803e803e803e\n"
+            "00c0: 00bc003600ba00bc00b800ba00b900b8\n"
             "0100: 00000101010100010000010000000000\n"
             "0120: 00010101010000010001010000000000\n"
-            "0180: 00010100000100000000010001000100\n"
-            "0190: 00000100010001000001000001000100\n");
+            "0180: 00010100000100000001010001000100\n"
+            "0190: 00010100010001000001000001000100\n");
 }
 
 TEST(golden_record, i8_with_v_per_token_has_these_bytes) {
@@ -203,8 +203,8 @@ TEST(golden_record, i2_with_v_per_token_has_these_bytes) {
 
 TEST(golden_record, i1_with_v_per_token_has_these_bytes) {
   EXPECT_EQ(golden_dump(per_token(Codec::kI1)),
-            "0000: e444e444e4445545e444e444e4445545\n"
-            "0040: 39c2723072b455bb72bc1cbee43e553c\n"
+            "0000: 80458045804500468045804580450046\n"
+            "0040: 00c1003a00be80c000b880c1003800b4\n"
             "0080: 003f403e403e00000000000000000000\n"
             "00c0: 00b900b800ac00000000000000000000\n"
             "0100: 00000101010100010000010000000000\n"
@@ -227,27 +227,27 @@ TEST(golden_record, i2_with_rotated_k_has_these_bytes) {
 
 TEST(golden_record, i1_with_rotated_k_has_these_bytes) {
   EXPECT_EQ(golden_dump(rotated(Codec::kI1)),
-            "0000: 8b372f4552485248ea42ea42ea42ea42\n"
-            "0040: e441e4c153c69ec563bf0dc2eab60dc2\n"
-            "0080: ab3ec73dab3ec73dab3ec73dc73dc73d\n"
-            "00c0: abb8393255b51cb955ad39b672ba72b0\n"
+            "0000: 3e38d545dd48dd48c743c743c743c743\n"
+            "0040: a84199c03ec8c7c7a8bdc7c30000c7c3\n"
+            "0080: 803f803e803f803e803f803e803e803e\n"
+            "00c0: 00bc003600ba00bc00b800ba00b900b8\n"
             "0100: 00000001010001010101010000000000\n"
             "0120: 00010001010001000001000100000000\n"
-            "0180: 00010100000100000000010001000100\n"
-            "0190: 00000100010001000001000001000100\n");
+            "0180: 00010100000100000001010001000100\n"
+            "0190: 00010100010001000001000001000100\n");
 }
 
 TEST(golden_record, larger_records_hash_to_these_numbers) {
   EXPECT_EQ(golden_hash(options_of(Codec::kI8, Codec::kI8)), 0xa9cf08bbd8256b03u);
   EXPECT_EQ(golden_hash(options_of(Codec::kI4, Codec::kI4)), 0xa19bc87671110b35u);
   EXPECT_EQ(golden_hash(options_of(Codec::kI2, Codec::kI2)), 0xb001721e5141a15eu);
-  EXPECT_EQ(golden_hash(options_of(Codec::kI1, Codec::kI1)), 0x7a87c786d4da4608u);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI1, Codec::kI1)), 0x849a81f14a7962fdu);
   EXPECT_EQ(golden_hash(per_token(Codec::kI8)), 0x2f34185677f74963u);
   EXPECT_EQ(golden_hash(per_token(Codec::kI4)), 0xc58f4c29b6b56481u);
   EXPECT_EQ(golden_hash(per_token(Codec::kI2)), 0x079f18a79d7ca666u);
-  EXPECT_EQ(golden_hash(per_token(Codec::kI1)), 0xd38149e8fde5d6bbu);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI1)), 0x0f39b2a0ac8e9afbu);
   EXPECT_EQ(golden_hash(rotated(Codec::kI2)), 0xdd07478f22893561u);
-  EXPECT_EQ(golden_hash(rotated(Codec::kI1)), 0x1ec2aef7315808a9u);
+  EXPECT_EQ(golden_hash(rotated(Codec::kI1)), 0x499f131115eec60fu);
 }
 
 }  // namespace

@@ -13,7 +13,10 @@
 //   I4, I2   the range shrunk about its centre: for r = 20/20, 19/20, ... 6/20, in this order,
 //            zero = fp16(min + (1 - r) * 0.5 * range), scale = fp16(range * r / levels); the r with
 //            the least sum of squared errors; only a strictly smaller sum replaces an earlier one
-//   I1       m = mean, a = mean of |x - m|; zero = fp16(m - a), scale = fp16(2 * a)
+//   I1       m = mean, a = mean of |x - m|, low = m - a, step = 2 * a; then kLevelSteps times: the
+//            values from low + 0.5 * step on are the upper ones; unless one side is empty, low =
+//            mean of the lower, step = mean of the upper - low. zero = fp16(low), scale = fp16(step).
+//            Means divide a sum by the count. This is Lloyd's iteration for two levels
 //   any      max == min: scale = 0, zero = fp16(min)
 //
 // Codes are computed against the rounded scale and zero, so a block encoded with its own header and
@@ -29,6 +32,7 @@ namespace vkv {
 
 inline constexpr int kPartialSums = 32;        // a warp of a GPU
 inline constexpr int kShrinkSteps = 15;        // candidates for r: 1, .95, ... .3
+inline constexpr int kLevelSteps = 3;         // of Lloyd's iteration, I1
 inline constexpr float kHalfMax = 65504.0f;    // the largest fp16
 inline constexpr uint16_t kHalfInf = 0x7c00u;  // exponent bits of fp16; with mantissa 0 infinity
 

@@ -42,7 +42,17 @@ def header_of(values, bits):
         count = F(len(values))
         mean = F(sum_of(values) / count)
         spread = F(sum_of([F(abs(F(x - mean))) for x in values]) / count)
-        return half(F(F(2) * spread)), half(F(mean - spread))
+        low, step = F(mean - spread), F(F(2) * spread)
+        for _ in range(3):
+            middle = F(low + F(F(0.5) * step))
+            upper = [x for x in values if x >= middle]
+            if len(upper) in (0, len(values)):
+                break
+            upper_mean = F(sum_of([x if x >= middle else F(0) for x in values]) / F(len(upper)))
+            lower_sum = sum_of([F(0) if x >= middle else x for x in values])
+            low = F(lower_sum / F(len(values) - len(upper)))
+            step = F(upper_mean - low)
+        return half(step), half(low)
     best = None
     for step in range(1 if bits == 8 else 15):
         r = F(F(20 - step) / F(20))
