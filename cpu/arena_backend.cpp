@@ -2,37 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/arena_backend.h"
 
-#include <algorithm>
-
 #include "cpu/encode.h"
 #include "cpu/saliency.h"
 #include "cpu/threads.h"
 
 namespace vkv {
 
-namespace {
-
-// TBB has no more workers than there are CPUs, and complains on stderr when asked for more.
-int arena_threads(int asked) {
-  const int usable = usable_threads();
-  return asked > 0 ? std::min(asked, usable) : usable;
-}
-
-}  // namespace
-
-ArenaBackend::ArenaBackend(int threads) : arena_(arena_threads(threads)) {}
+ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
+    : loops_(loops), arena_(worker_threads(threads)) {}
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
-  return arena_.execute([&] { return encode_blocks(items); });
+  return arena_.execute([&] { return encode_blocks(items, loops_); });
 }
 
 Status ArenaBackend::encode_headers(const EncodeItem& item) {
-  return arena_.execute([&] { return encode_segment_headers(item); });
+  return arena_.execute([&] { return encode_segment_headers(item, loops_); });
 }
 
 Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
                               std::span<const uint32_t> rows, float* mean) {
-  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean); });
+  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean, loops_); });
 }
 
 Status ArenaBackend::saliency(const SaliencyItem& item) {

@@ -4,6 +4,7 @@
 
 #include <tbb/task_arena.h>
 
+#include "cpu/strip_functions.h"
 #include "runtime/base/backend.h"
 
 namespace vkv {
@@ -11,8 +12,8 @@ namespace vkv {
 // Calls may come from several threads at once; each blocks until its own work is done.
 class ArenaBackend : public Backend {
  public:
-  // threads: 0, or more than the process may use, for all those.
-  explicit ArenaBackend(int threads);
+  // threads: 0, or more than the process may use, for all those. loops: of the encoder.
+  ArenaBackend(int threads, const StripFunctions& loops);
 
   Status encode(std::span<const EncodeItem> items) final;
   Status encode_headers(const EncodeItem& item) final;
@@ -24,6 +25,7 @@ class ArenaBackend : public Backend {
   tbb::task_arena& arena() { return arena_; }
 
  private:
+  const StripFunctions& loops_;
   tbb::task_arena arena_;
 };
 

@@ -10,6 +10,7 @@
 
 #include "cpu/arena_backend.h"
 #include "cpu/check.h"
+#include "cpu/cpu_features.h"
 #include "cpu/parallel.h"
 #include "cpu/tile_attention.h"
 
@@ -20,16 +21,15 @@ namespace {
 // task at head_dim 128, some 5 KiB a row, should stay in a second-level cache of 1 MiB.
 constexpr int kTaskRows = 128;
 
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+// Both what the CPU has and what ONEDNN_MAX_CPU_ISA leaves of it, so that one machine tests both.
+bool use_avx512(const MatrixUnit& unit) { return unit.has_avx512 && cpu_has_avx512(); }
+
+const TileFunctions& tile_functions_for(const MatrixUnit& unit) {
+  return use_avx512(unit) ? avx512::tile_functions() : avx2::tile_functions();
 }
 
-// Both what the CPU has and what ONEDNN_MAX_CPU_ISA leaves of it, so that one machine tests both.
-const TileFunctions& tile_functions_for(const MatrixUnit& unit) {
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return unit.has_avx512 && has_avx512 ? avx512::tile_functions() : avx2::tile_functions();
+const StripFunctions& strip_functions_for(const MatrixUnit& unit) {
+  return use_avx512(unit) ? avx512::strip_functions() : avx2::strip_functions();
 }
 
 void split(const AttendItem& item, std::vector<AttendTask>* tasks) {
@@ -51,7 +51,7 @@ double attending_ns(const AttendItem& item) {
 class OnednnBackend final : public ArenaBackend {
  public:
   OnednnBackend(int threads, const MatrixUnit& unit)
-      : ArenaBackend(threads),
+      : ArenaBackend(threads, strip_functions_for(unit)),
         unit_(unit),
         name_("cpu-onednn (" + std::string(unit.name) + ")"),
         workers_([this] { return TileAttention(unit_, tile_functions_for(unit_), kernels_); }) {}
@@ -81,7 +81,7 @@ class OnednnBackend final : public ArenaBackend {
 
 }  // namespace
 
-bool onednn_engine_can_run() { return matrix_unit().has_avx2 && has_avx2(); }
+bool onednn_engine_can_run() { return matrix_unit().has_avx2 && cpu_has_avx2(); }
 
 Result<std::unique_ptr<Backend>> make_onednn_backend(int threads) {
   const MatrixUnit unit = matrix_unit();

@@ -40,9 +40,12 @@ HeadTokens load_head(const AttendItem& item, int kv_head) {
     // A centred block holds k - mean: adding the mean only to subtract it would round twice.
     const bool relative = block.centred && !is_16_bit(block.k_codec);
     decode_head(item.shape, block, kv_head, nullptr, k.data(), v.data());
-    for (size_t at = 0; at < k.size(); at += head_dim)
+    for (int t = 0; t < block.token_count; ++t) {
+      if (block.live != nullptr && (block.live[t / 32] >> t % 32 & 1u) == 0) continue;
+      const size_t at = static_cast<size_t>(t) * head_dim;
       add(&k[at], &v[at], mean != nullptr && !relative);
-    tokens.sealed_count += static_cast<size_t>(block.token_count);
+      ++tokens.sealed_count;
+    }
   }
 
   k.resize(head_dim);

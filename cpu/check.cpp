@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "runtime/base/hadamard.h"
+
 namespace vkv {
 namespace {
 
@@ -40,12 +42,27 @@ Status check_open(const OpenTokens& open) {
   return {};
 }
 
+Status check_variants(const KvShape& shape, Codec k_codec, bool k_rotated, Codec v_codec,
+                      bool v_per_token) {
+  if (k_rotated && bits_of(k_codec) > 2)
+    return invalid("rotated K of " + std::to_string(bits_of(k_codec)) +
+                   " bits; only K of 2 bits or 1 is rotated");
+  if (k_rotated && !is_power_of_two(shape.head_dim))
+    return invalid("rotated K of head_dim " + std::to_string(shape.head_dim) +
+                   "; it must be a power of two");
+  if (v_per_token && is_16_bit(v_codec))
+    return invalid("V per token at 16 bit, which has no scales");
+  return {};
+}
+
 Status check_block(const KvShape& shape, const BlockView& block) {
   VKV_TRY(check_codec("K", block.k_codec));
   VKV_TRY(check_codec("V", block.v_codec));
   if (block.token_count < 1 || block.token_count > tokens_per_block(shape.head_dim))
     return invalid("a block has " + std::to_string(block.token_count) +
                    " tokens; it may have 1 to " + std::to_string(tokens_per_block(shape.head_dim)));
+  if (block.k_rotated && !block.centred) return invalid("a block of rotated K that is not centred");
+  VKV_TRY(check_variants(shape, block.k_codec, block.k_rotated, block.v_codec, block.v_per_token));
   const bool has_codes = !is_16_bit(block.k_codec) || !is_16_bit(block.v_codec);
   if (block.payload == nullptr || (has_codes && block.headers == nullptr))
     return invalid("a block without payload or headers");
@@ -67,7 +84,9 @@ Status check_source(const EncodeItem& item) {
   VKV_TRY(check_codec("K", item.k_codec));
   VKV_TRY(check_codec("V", item.v_codec));
   VKV_TRY(check_rows(item.shape, item.source, item.rows));
-  return {};
+  if (item.k_rotated && item.k_mean == nullptr)
+    return invalid("rotated K without a mean: an offset would spread over all channels");
+  return check_variants(item.shape, item.k_codec, item.k_rotated, item.v_codec, item.v_per_token);
 }
 
 }  // namespace
@@ -92,9 +111,9 @@ Status check_encode(const EncodeItem& item) {
   if (item.rows.size() > static_cast<size_t>(tokens_max))
     return invalid("a block of " + std::to_string(item.rows.size()) + " tokens; it holds " +
                    std::to_string(tokens_max) + " at most");
-  const BlockLayout layout =
-      block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec, item.v_codec,
-                   static_cast<int>(item.rows.size()), item.shared_headers != nullptr);
+  if (item.v_per_token && item.shared_headers != nullptr)
+    return invalid("V per token with shared headers; each token has its own scale");
+  const BlockLayout layout = block_layout(item);
   if (item.record.size() != layout.record_bytes())
     return invalid("a record of " + std::to_string(item.record.size()) +
                    " bytes; these tokens need " + std::to_string(layout.record_bytes()));
@@ -105,8 +124,8 @@ Status check_encode(const EncodeItem& item) {
 
 Status check_encode_headers(const EncodeItem& item) {
   VKV_TRY(check_source(item));
-  const BlockLayout layout = block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec,
-                                          item.v_codec, 1, /*shared_headers=*/true);
+  if (item.v_per_token) return invalid("headers of a segment for V per token");
+  const BlockLayout layout = block_layout(item);
   if (item.record.size() != layout.headers_bytes())
     return invalid("room for " + std::to_string(item.record.size()) +
                    " bytes of headers; they are " + std::to_string(layout.headers_bytes()));
@@ -123,7 +142,8 @@ Status check_mean_key(const KvShape& shape, const OpenTokens& source,
 Status check_saliency(const SaliencyItem& item) {
   VKV_TRY(check_shape(item.shape));
   VKV_TRY(check_open(item.open));
-  if (item.q_len < 1 || item.q_len > item.open.token_count)
+  if (item.q_len < 1 || item.open.token_count < 1 ||
+      (item.causal && item.q_len > item.open.token_count))
     return invalid("saliency by " + std::to_string(item.q_len) + " queries over " +
                    std::to_string(item.open.token_count) +
                    " open tokens; their own tokens must be open, and at least one is needed");

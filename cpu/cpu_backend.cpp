@@ -14,7 +14,7 @@ namespace {
 
 class ReferenceBackend final : public ArenaBackend {
  public:
-  explicit ReferenceBackend(int threads) : ArenaBackend(threads) {}
+  explicit ReferenceBackend(int threads) : ArenaBackend(threads, plain_strip_functions()) {}
 
   std::string_view name() const override { return "cpu-reference"; }
 

@@ -34,8 +34,8 @@ void load_keys(const SaliencyItem& item, int kv_head, int token_begin, int token
 // Adds the softmax weight that one query head gives to each token of the tile.
 void add_weights(const SaliencyItem& item, int query, int q_head, const float* keys,
                  int token_begin, int token_count, float* weights) {
-  const int visible = item.open.token_count - item.q_len + query + 1 - token_begin;
-  token_count = std::min(token_count, visible);
+  const int hidden = item.causal ? item.q_len - query - 1 : 0;  // tokens after the query's own
+  token_count = std::min(token_count, item.open.token_count - hidden - token_begin);
   if (token_count <= 0) return;
 
   const int head_dim = item.shape.head_dim;
@@ -48,9 +48,10 @@ void add_weights(const SaliencyItem& item, int query, int q_head, const float* k
     weights[t] += std::exp(item.scale * scores[t] - item.lse[row]);
 }
 
-// Mean of V over the open tokens: [kv_heads, head_dim].
+// Mean of V: [kv_heads, head_dim].
 std::vector<float> mean_value(const SaliencyItem& item) {
   const size_t width = static_cast<size_t>(item.shape.kv_heads) * item.shape.head_dim;
+  if (item.v_mean != nullptr) return {item.v_mean, item.v_mean + width};
   std::vector<double> sum(width);
   for (int t = 0; t < item.open.token_count; ++t)
     for (size_t c = 0; c < width; ++c)

@@ -1,4 +1,4 @@
-// saliency.h: which open tokens the newest queries look at.
+// saliency.h: which 16-bit tokens the newest queries look at.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -6,12 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <system_error>
 #include <type_traits>
+
+#include "cpu/threads.h"
 
 namespace vkv {
 namespace {
@@ -54,6 +55,10 @@ Result<TopologyHandle> load(std::string_view synthetic) {
   // PCI devices are left out unless asked for. What is not allowed is kept, to count the machine.
   VKV_CHECK(hwloc_topology_set_io_types_filter(raw, HWLOC_TYPE_FILTER_KEEP_IMPORTANT) == 0);
   VKV_CHECK(hwloc_topology_set_flags(raw, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED) == 0);
+  // Plug-ins that would start a GPU's driver to learn what the PCI bus tells as well. Where one is
+  // not known there is nothing to leave out.
+  for (const char* plugin : {"cuda", "nvml", "opencl", "rsmi", "levelzero", "gl"})
+    (void)hwloc_topology_set_components(raw, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, plugin);
   const std::string description(synthetic);
   if (!description.empty() && hwloc_topology_set_synthetic(raw, description.c_str()) != 0) {
     return Status(Code::kInvalidArgument, "'" + description +
@@ -154,12 +159,7 @@ void read_devices(hwloc_topology_t raw, Topology& topology) {
 
 }  // namespace
 
-int Topology::usable_thread_count() const {
-  int count = allowed_pu_count;
-  // A part of a CPU is worth a thread: rounding down would leave it idle.
-  if (limits.cpus > 0) count = std::min(count, static_cast<int>(std::ceil(limits.cpus)));
-  return std::max(count, 1);
-}
+int Topology::usable_thread_count() const { return usable_threads(allowed_pu_count, limits); }
 
 Result<Topology> read_topology(std::string_view synthetic) {
   VKV_TRY_ASSIGN(handle, load(synthetic));

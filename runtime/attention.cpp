@@ -17,6 +17,16 @@ namespace {
 constexpr int kQueryChunk = 256;
 constexpr size_t kScratchBytes = size_t{4} << 20;  // when one partial needs less
 
+// What a query reads besides the open tokens, in the order of merging.
+std::vector<const ExtentUse*> uses_of(const LayerState& state, bool exact) {
+  const bool by_originals = exact && !state.originals.empty();
+  std::vector<const ExtentUse*> uses;
+  for (const ExtentUse& use : state.extents)
+    if (!by_originals || use.extent->kind() != ExtentKind::kLow) uses.push_back(&use);
+  for (const ExtentUse& use : by_originals ? state.originals : state.promoted) uses.push_back(&use);
+  return uses;
+}
+
 Status in_sequence(const Status& status, SequenceId id) {
   return {status.code(),
           "sequence " + std::to_string(static_cast<uint64_t>(id)) + ": " + status.message()};
@@ -54,21 +64,28 @@ std::vector<Attention::Piece> Attention::cut(int layer,
   std::vector<Piece> pieces;
   for (const AttentionTask& task : tasks) {
     const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
-    for (int q_begin = 0; q_begin < task.q_len; q_begin += kQueryChunk) {
-      Piece piece{.task = &task,
-                  .q_begin = q_begin,
-                  .q_count = std::min(kQueryChunk, task.q_len - q_begin),
-                  .first = true};
-      for (const std::shared_ptr<Extent>& extent : state.extents) {
-        piece.extent = &extent;
-        pieces.push_back(piece);
-        piece.first = false;
-      }
-      piece.extent = nullptr;
-      pieces.push_back(piece);
-    }
+    const int exact_begin = task.q_len - task.exact_count;
+    cut_queries(task, uses_of(state, /*exact=*/false), 0, exact_begin, pieces);
+    cut_queries(task, uses_of(state, /*exact=*/true), exact_begin, task.q_len, pieces);
   }
   return pieces;
+}
+
+void Attention::cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
+                            int q_begin, int q_end, std::vector<Piece>& pieces) {
+  for (; q_begin < q_end; q_begin += kQueryChunk) {
+    Piece piece{.task = &task,
+                .q_begin = q_begin,
+                .q_count = std::min(kQueryChunk, q_end - q_begin),
+                .first = true};
+    for (const ExtentUse* use : uses) {
+      piece.use = use;
+      pieces.push_back(piece);
+      piece.first = false;
+    }
+    piece.use = nullptr;
+    pieces.push_back(piece);
+  }
 }
 
 size_t Attention::wave_end(std::span<const Piece> pieces, size_t begin) const {
@@ -97,7 +114,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
       targets.push_back({free_floats, free_floats + out_floats(piece.q_count)});
       free_floats += out_floats(piece.q_count) + lse_floats(piece.q_count);
     }
-    const bool on_disk = piece.extent != nullptr && (*piece.extent)->tier() == Tier::kNvme;
+    const bool on_disk = piece.use != nullptr && piece.use->extent->tier() == Tier::kNvme;
     (on_disk ? on_nvme : in_dram).push_back(i);
   }
   if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks)));
@@ -116,7 +133,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
   // 2. What lies in DRAM first, while the reads go on.
   std::vector<const std::byte*> bases;
   for (size_t i : in_dram)
-    bases.push_back(pieces[i].extent ? (*pieces[i].extent)->dram().data() : nullptr);
+    bases.push_back(pieces[i].use ? pieces[i].use->extent->dram().data() : nullptr);
   if (!in_dram.empty()) VKV_TRY(compute_some(in_dram, bases));
 
   // 3. Then the rest in groups of half the slots, so that the other half reads ahead meanwhile.
@@ -128,7 +145,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     Status status;
     std::set<const Extent*> held;
     for (; first < on_nvme.size() && held.size() < group_max; ++first) {
-      const std::shared_ptr<Extent>& extent = *pieces[on_nvme[first]].extent;
+      const std::shared_ptr<Extent>& extent = pieces[on_nvme[first]].use->extent;
       Result<const std::byte*> base = stager_->acquire(extent);
       if (!base.ok()) {
         status = in_sequence(base.status(), pieces[on_nvme[first]].task->id);
@@ -167,8 +184,10 @@ Status Attention::compute(int layer, std::span<const Piece* const> pieces,
             .k_mean = state.mean_values(),
             .out = targets[i].out,
             .lse = targets[i].lse};
-    if (piece.extent != nullptr) {
-      (*piece.extent)->append_views(shape_, bases[i], views[i]);
+    if (piece.use != nullptr && piece.use->extent->kind() == ExtentKind::kOriginal) {
+      item.open = piece.use->extent->originals(shape_, bases[i]);
+    } else if (piece.use != nullptr) {
+      piece.use->extent->append_views(shape_, bases[i], piece.use->live_begin(), views[i]);
       item.blocks = views[i];
     } else {
       // Later queries of the call see later open tokens: leave those out for this chunk.
@@ -204,12 +223,13 @@ std::vector<std::shared_ptr<Extent>> Attention::upcoming(
       extents.push_back(extent);
   };
   for (size_t i = begin; i < pieces.size() && extents.size() < wanted; ++i)
-    if (pieces[i].extent != nullptr) add(*pieces[i].extent);
+    if (pieces[i].use != nullptr) add(pieces[i].use->extent);
   for (int ahead = 1; ahead < shape_.layers && extents.size() < wanted; ++ahead) {
     const size_t next_layer = static_cast<size_t>((layer + ahead) % shape_.layers);
     for (const AttentionTask& task : tasks)
-      for (const std::shared_ptr<Extent>& extent : task.sequence->layers[next_layer].extents)
-        if (extents.size() < wanted) add(extent);
+      for (const ExtentUse* use :
+           uses_of(task.sequence->layers[next_layer], task.exact_count == task.q_len))
+        if (extents.size() < wanted) add(use->extent);
   }
   return extents;
 }

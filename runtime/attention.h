@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every extent, and the open tokens, give one partial; partials are merged in the order of sealing,
-// the open tokens last. Neither that order nor how the queries are cut depends on the tier, so the
-// result does not either.
+// promoted copies after that, the open tokens last. Queries of a new question read the originals of
+// low tokens, where they are kept, instead of their codes. Neither that order nor how the queries
+// are cut depends on the tier, so the result does not either.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct AttentionTask {
   SequenceId id{};
   const SequenceState* sequence = nullptr;
   int q_len = 0;
+  int exact_count = 0;       // of the queries, the last ones: they read originals
   const float* q = nullptr;  // [q_len, q_heads, head_dim]
   float* out = nullptr;      // [q_len, q_heads, head_dim]
   float* lse = nullptr;      // [q_len, q_heads]
@@ -48,8 +50,8 @@ class Attention {
     const AttentionTask* task = nullptr;
     int q_begin = 0;
     int q_count = 0;
-    const std::shared_ptr<Extent>* extent = nullptr;  // nullptr: the open tokens
-    bool first = false;  // of its chunk: writes to the task's out itself
+    const ExtentUse* use = nullptr;  // nullptr: the open tokens
+    bool first = false;              // of its chunk: writes to the task's out itself
   };
   // Where a piece's partial goes.
   struct Target {
@@ -65,6 +67,8 @@ class Attention {
         scratch_(std::move(scratch)) {}
 
   std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
+  static void cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
+                          int q_begin, int q_end, std::vector<Piece>& pieces);
   // The pieces from `begin` whose partials fit the scratch memory together.
   size_t wave_end(std::span<const Piece> pieces, size_t begin) const;
   Status run_wave(int layer, std::span<const Piece> pieces, size_t begin, size_t end,

@@ -3,7 +3,6 @@
 #include "vkv/cache.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -14,7 +13,10 @@
 #include "cpu/cpu_backend.h"
 #include "runtime/attention.h"
 #include "runtime/base/codec.h"
+#include "runtime/base/stopwatch.h"
 #include "runtime/open_options.h"
+#include "runtime/promotion.h"
+#include "runtime/quality_meter.h"
 #include "runtime/seal.h"
 #include "runtime/sequence_stats.h"
 
@@ -26,10 +28,6 @@ constexpr size_t kKeptScratchBytes = size_t{4} << 20;  // between calls
 
 uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 class CacheImpl final : public Cache {
  public:
   CacheImpl(CacheOptions options, std::unique_ptr<DramPool> pool, std::unique_ptr<BlockStore> store,
@@ -39,7 +37,7 @@ class CacheImpl final : public Cache {
         store_(std::move(store)),
         backend_(std::move(backend)),
         placement_(*pool_, store_.get(), options_.dram_block_bytes_max),
-        sealer_(options_, options_.score_scale, *backend_, placement_, *pool_) {}
+        meter_(options_.quality, options_.shape) {}
 
   // Takes the memory that every call needs. Errors: kOutOfMemory.
   Status prepare() {
@@ -51,6 +49,10 @@ class CacheImpl final : public Cache {
     VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, *backend_,
                                               stager_.get(), *pool_));
     attention_ = std::move(attention);
+    promoter_ = std::make_unique<Promoter>(options_, options_.score_scale, *backend_, placement_,
+                                           *pool_, stager_.get());
+    sealer_ = std::make_unique<Sealer>(options_, options_.score_scale, *backend_, placement_,
+                                       *pool_, *promoter_);
     return {};
   }
 
@@ -74,7 +76,10 @@ class CacheImpl final : public Cache {
     return static_cast<size_t>(heads) * static_cast<size_t>(options_.shape.head_dim);
   }
   uint64_t sequence_bytes(const SequenceState& sequence) const {
-    return sizeof(SequenceState) + sequence.layers.size() * sizeof(LayerState) +
+    const size_t v_sum_bytes = options_.keep_original == KeepOriginal::kNone
+                                   ? 0
+                                   : row_values(options_.shape.kv_heads) * sizeof(double);
+    return sizeof(SequenceState) + sequence.layers.size() * (sizeof(LayerState) + v_sum_bytes) +
            sequence.roles.size() * sizeof(Role);
   }
   Result<SequenceState*> find(SequenceId id) const;
@@ -84,6 +89,8 @@ class CacheImpl final : public Cache {
   // Float copies of q and room for out and lse, in one scratch buffer.
   Result<std::vector<AttentionTask>> make_tasks(std::span<const AttendRequest> requests);
   void store_out(const AttendRequest& request, const AttentionTask& task) const;
+  // Samples the error of what was just computed, where originals tell it.
+  Status measure(int layer, std::span<const AttentionTask> tasks);
   Status seal(int layer, std::span<const AttendRequest> requests,
               std::span<const AttentionTask> tasks);
 
@@ -95,7 +102,9 @@ class CacheImpl final : public Cache {
   Placement placement_;
   std::unique_ptr<Stager> stager_;  // nullptr: no NVMe tier
   std::unique_ptr<Attention> attention_;
-  Sealer sealer_;
+  std::unique_ptr<Promoter> promoter_;
+  std::unique_ptr<Sealer> sealer_;
+  QualityMeter meter_;
   DramBuffer scratch_;
   std::map<SequenceId, std::unique_ptr<SequenceState>> sequences_;
   uint64_t next_id_ = 1;
@@ -140,6 +149,9 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
                         " tokens, layer 0 has " + std::to_string(parent->roles.size()));
     VKV_TRY_ASSIGN(open, state.open.clone(placement_));
     child->layers.push_back({.extents = state.extents,
+                             .promoted = state.promoted,
+                             .originals = state.originals,
+                             .original_v_sum = state.original_v_sum,
                              .open = std::move(open),
                              .mean = state.mean,
                              .counts = state.counts,
@@ -283,12 +295,14 @@ Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendR
   float* floats = reinterpret_cast<float*>(scratch_.data());
   for (const AttendRequest& request : requests) {
     const size_t q_len = static_cast<size_t>(request.q_len);
-    AttentionTask task{.id = request.sequence,
-                       .sequence = sequences_.at(request.sequence).get(),
-                       .q_len = request.q_len,
-                       .q = static_cast<const float*>(request.q),
-                       .out = static_cast<float*>(request.out),
-                       .lse = floats};
+    AttentionTask task{
+        .id = request.sequence,
+        .sequence = sequences_.at(request.sequence).get(),
+        .q_len = request.q_len,
+        .exact_count = request.ends_window ? std::min(request.q_len, kSaliencyQueries) : 0,
+        .q = static_cast<const float*>(request.q),
+        .out = static_cast<float*>(request.out),
+        .lse = floats};
     floats += q_len * static_cast<size_t>(options_.shape.q_heads);
     if (convert) {
       const uint16_t* bits = static_cast<const uint16_t*>(request.q);
@@ -316,28 +330,64 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   VKV_TRY(check_attend(layer, requests));
   VKV_TRY_ASSIGN(tasks, make_tasks(requests));
 
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch attending;
   VKV_TRY(attention_->run(layer, tasks));
   for (size_t i = 0; i < tasks.size(); ++i) store_out(requests[i], tasks[i]);
   ++counters_.attend_count;
-  counters_.attend_seconds += seconds_since(start);
+  counters_.attend_seconds += attending.seconds();
 
-  const auto seal_start = std::chrono::steady_clock::now();
+  const Stopwatch sealing;
+  VKV_TRY(measure(layer, tasks));
   const Status sealed = seal(layer, requests, tasks);
-  counters_.encode_seconds += seconds_since(seal_start);
+  if (stager_) stager_->drop_orphans();  // of copies that were given up
+  counters_.encode_seconds += sealing.seconds();
   if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = DramBuffer();
   return sealed;
 }
 
+Status CacheImpl::measure(int layer, std::span<const AttentionTask> tasks) {
+  if (!promoter_->keeps(layer) || !meter_.samples(counters_.attend_count, layer)) return {};
+  const size_t row = row_values(options_.shape.q_heads);
+  std::vector<float> exact(row), difference(row);
+  std::vector<float> lse(static_cast<size_t>(options_.shape.q_heads));
+  for (const AttentionTask& task : tasks) {
+    LayerState& state = sequences_.at(task.id)->layers[static_cast<size_t>(layer)];
+    if (state.originals.empty() || task.exact_count > 0) continue;  // nothing was lost
+    const size_t last = static_cast<size_t>(task.q_len - 1);
+    const AttentionTask sample{.id = task.id,
+                               .sequence = task.sequence,
+                               .q_len = 1,
+                               .exact_count = 1,
+                               .q = task.q + last * row,
+                               .out = exact.data(),
+                               .lse = lse.data()};
+    VKV_TRY(attention_->run(layer, {&sample, 1}));
+    for (size_t i = 0; i < row; ++i) difference[i] = task.out[last * row + i] - exact[i];
+    if (!meter_.add(difference, exact) || options_.quality.action != QualityAction::kPromote)
+      continue;
+    VKV_TRY(promoter_->promote(state, {.layer = layer,
+                                       .q_len = 1,
+                                       .q = sample.q,
+                                       .lse = sample.lse,
+                                       .k_mean = state.mean_values()}));
+    VKV_TRY(promoter_->settle());
+    meter_.count_promotion();
+  }
+  return {};
+}
+
 Status CacheImpl::seal(int layer, std::span<const AttendRequest> requests,
                        std::span<const AttentionTask> tasks) {
+  const bool samples = !promoter_->keeps(layer) && meter_.samples(counters_.attend_count, layer);
   for (size_t i = 0; i < tasks.size(); ++i) {
     Result<uint64_t> sealed =
-        sealer_.seal(*sequences_.at(requests[i].sequence), {.layer = layer,
-                                                            .ends_window = requests[i].ends_window,
-                                                            .q_len = tasks[i].q_len,
-                                                            .q = tasks[i].q,
-                                                            .lse = tasks[i].lse});
+        sealer_->seal(*sequences_.at(requests[i].sequence), {.layer = layer,
+                                                             .ends_window = requests[i].ends_window,
+                                                             .q_len = tasks[i].q_len,
+                                                             .q = tasks[i].q,
+                                                             .lse = tasks[i].lse,
+                                                             .out = tasks[i].out,
+                                                             .meter = samples ? &meter_ : nullptr});
     if (!sealed.ok())
       return {sealed.status().code(), "sequence " + std::to_string(number(requests[i].sequence)) +
                                           ", layer " + std::to_string(layer) + ": " +
@@ -360,15 +410,19 @@ CacheStats CacheImpl::stats() const {
   dram = {.bytes_used = pool_->bytes_used(),
           .bytes_peak = pool_->bytes_peak(),
           .bytes_max = pool_->bytes_max(),
-          .extent_count = placement_.dram_extents()};
+          .extent_count = placement_.dram_extents(),
+          .original_bytes = placement_.original_bytes(Tier::kDram)};
   stats.sequence_count = sequences_.size();
   stats.demoted_bytes = placement_.demoted_bytes();
+  stats.quality = meter_.stats();
   if (!store_) return stats;
   const BlockStoreStats store = store_->stats();
-  stats.tier[static_cast<size_t>(Tier::kNvme)] = {.bytes_used = store.bytes_reserved,
-                                                  .bytes_peak = store.bytes_peak,
-                                                  .bytes_max = options_.nvme_bytes_max,
-                                                  .extent_count = placement_.nvme_extents()};
+  stats.tier[static_cast<size_t>(Tier::kNvme)] = {
+      .bytes_used = store.bytes_reserved,
+      .bytes_peak = store.bytes_peak,
+      .bytes_max = options_.nvme_bytes_max,
+      .extent_count = placement_.nvme_extents(),
+      .original_bytes = placement_.original_bytes(Tier::kNvme)};
   stats.nvme_read_bytes = store.read_bytes;
   stats.nvme_written_bytes = store.written_bytes;
   stats.nvme_read_count = stager_->stats().needed_count;

@@ -8,33 +8,51 @@
 
 namespace vkv {
 
-Extent::Extent(int layer, uint64_t serial, std::vector<Block> blocks, DramBuffer bytes,
-               SharedHeaders headers)
+BlockView view_of(const KvShape& shape, const Block& block, const std::byte* record,
+                  const std::byte* shared_headers) {
+  const BlockLayout layout =
+      block_layout(shape, block.codecs, block.token_count, shared_headers != nullptr);
+  BlockView view{.k_codec = block.codecs.k,
+                 .v_codec = block.codecs.v,
+                 .centred = block.centred,
+                 .k_rotated = block.codecs.k_rotated,
+                 .v_per_token = block.codecs.v_per_token,
+                 .token_count = block.token_count,
+                 .payload = record + layout.payload_offset()};
+  if (layout.head_header > 0) view.headers = shared_headers ? shared_headers : record;
+  return view;
+}
+
+Extent::Extent(int layer, uint64_t serial, ExtentContent content, DramBuffer bytes)
     : layer_(layer),
       serial_(serial),
       byte_count_(bytes.bytes().size()),
-      blocks_(std::move(blocks)),
-      headers_(std::move(headers)),
+      content_(std::move(content)),
       bytes_(std::move(bytes)) {}
 
 Extent::~Extent() {
   if (placement_ != nullptr) placement_->forget(*this);
 }
 
-void Extent::append_views(const KvShape& shape, const std::byte* base,
+void Extent::append_views(const KvShape& shape, const std::byte* base, const uint32_t* live,
                           std::vector<BlockView>& views) const {
-  for (const Block& block : blocks_) {
-    const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, block.k_codec,
-                                            block.v_codec, block.token_count, headers_ != nullptr);
-    const std::byte* record = base + block.record_offset;
-    BlockView view{.k_codec = block.k_codec,
-                   .v_codec = block.v_codec,
-                   .centred = block.centred,
-                   .token_count = block.token_count,
-                   .payload = record + layout.payload_offset()};
-    if (layout.head_header > 0) view.headers = headers_ ? headers_->data() : record;
-    views.push_back(view);
+  for (const Block& block : blocks()) {
+    views.push_back(
+        view_of(shape, block, base + block.record_offset, headers() ? headers()->data() : nullptr));
+    if (live == nullptr) continue;
+    views.back().live = live;
+    live += live_words(block);
   }
+}
+
+OpenTokens Extent::originals(const KvShape& shape, const std::byte* base) const {
+  const size_t values = size_t{original_count()} * static_cast<size_t>(shape.kv_heads) *
+                        static_cast<size_t>(shape.head_dim);
+  const uint16_t* const k = reinterpret_cast<const uint16_t*>(base);
+  return {.codec = content_.original_codec,
+          .token_count = static_cast<int>(original_count()),
+          .k = k,
+          .v = k + values};
 }
 
 }  // namespace vkv

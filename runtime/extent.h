@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // An extent is made in DRAM, written once, and never changes. Sequences that fork share it. It may
-// move to NVMe; its bytes are the same there.
+// move to NVMe; its bytes are the same there. It holds either encoded blocks, or the 16-bit
+// originals of tokens whose encoded blocks lie in other extents.
 #pragma once
 
 #include <array>
@@ -11,20 +12,26 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/base/block_format.h"
+#include "runtime/base/backend.h"
 #include "runtime/charged_bytes.h"
 #include "transfer/block_store.h"
 #include "transfer/dram_pool.h"
+#include "vkv/options.h"
 #include "vkv/types.h"
 
 namespace vkv {
 
+inline BlockLayout block_layout(const KvShape& shape, const CodecPair& codecs, int token_count,
+                                bool shared_headers = false) {
+  return block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, token_count,
+                      shared_headers, codecs.v_per_token);
+}
+
 // Block table entry: one record of an extent.
 struct Block {
-  Codec k_codec = Codec::kF16;
-  Codec v_codec = Codec::kF16;
+  CodecPair codecs;
   bool centred = false;
-  bool high = false;  // class of its tokens
+  bool high = false;  // class of its tokens, all those of the extent
   uint16_t token_count = 0;
   uint32_t record_bytes = 0;
   uint64_t record_offset = 0;  // bytes, in the extent
@@ -33,13 +40,32 @@ struct Block {
 
 class Placement;
 
+// As an engine reads it. shared_headers: nullptr where the record holds its own.
+BlockView view_of(const KvShape& shape, const Block& block, const std::byte* record,
+                  const std::byte* shared_headers);
+
 // Headers that the blocks of a segment share. Stay in DRAM while any of the blocks exists.
 using SharedHeaders = std::shared_ptr<const ChargedBytes>;
 
+// The order of value: what is needed least often goes to NVMe first.
+enum class ExtentKind : uint8_t {
+  kOriginal = 0,  // read when a later question comes
+  kLow = 1,
+  kHigh = 2,
+};
+
+struct ExtentContent {
+  ExtentKind kind = ExtentKind::kLow;
+  std::vector<Block> blocks;
+  SharedHeaders headers;  // nullptr: the records hold their own
+  // Originals instead of blocks: K [count, kv_heads, head_dim], then V likewise.
+  uint32_t original_count = 0;
+  Codec original_codec = Codec::kF16;
+};
+
 class Extent {
  public:
-  Extent(int layer, uint64_t serial, std::vector<Block> blocks, DramBuffer bytes,
-         SharedHeaders headers);
+  Extent(int layer, uint64_t serial, ExtentContent content, DramBuffer bytes);
   ~Extent();
   Extent(const Extent&) = delete;
   Extent& operator=(const Extent&) = delete;
@@ -48,17 +74,20 @@ class Extent {
   uint64_t serial() const { return serial_; }  // order of sealing
   Tier tier() const { return bytes_ ? Tier::kDram : Tier::kNvme; }
   uint64_t byte_count() const { return byte_count_; }
-  const std::vector<Block>& blocks() const { return blocks_; }
-  const SharedHeaders& headers() const { return headers_; }
-  bool high() const { return blocks_.front().high; }  // one class an extent
-  uint64_t table_bytes() const { return sizeof(Extent) + blocks_.size() * sizeof(Block); }
+  ExtentKind kind() const { return content_.kind; }
+  const std::vector<Block>& blocks() const { return content_.blocks; }
+  const SharedHeaders& headers() const { return content_.headers; }
+  uint32_t original_count() const { return content_.original_count; }
+  uint64_t table_bytes() const { return sizeof(Extent) + blocks().size() * sizeof(Block); }
 
   DramBuffer& dram() { return bytes_; }
   StoreExtent& stored() { return stored_; }
 
   // Views of its blocks where the bytes lie now: `base` is its DRAM or a staging slot.
-  void append_views(const KvShape& shape, const std::byte* base,
+  // live: words as in ExtentUse; nullptr: all tokens count.
+  void append_views(const KvShape& shape, const std::byte* base, const uint32_t* live,
                     std::vector<BlockView>& views) const;
+  OpenTokens originals(const KvShape& shape, const std::byte* base) const;
 
  private:
   friend class Placement;
@@ -66,11 +95,28 @@ class Extent {
   const int layer_;
   const uint64_t serial_;
   const uint64_t byte_count_;
-  const std::vector<Block> blocks_;
-  const SharedHeaders headers_;  // nullptr: the records hold their own
-  DramBuffer bytes_;             // empty on NVMe
-  StoreExtent stored_;           // byte_count 0 in DRAM
+  const ExtentContent content_;
+  DramBuffer bytes_;    // empty on NVMe
+  StoreExtent stored_;  // byte_count 0 in DRAM
   Placement* placement_ = nullptr;
+};
+
+// 32-bit words with a bit for each token of a block.
+inline size_t live_words(const Block& block) {
+  return static_cast<size_t>(padded_tokens(block.token_count)) / 32;
+}
+
+// An extent as one sequence sees it.
+struct ExtentUse {
+  std::shared_ptr<Extent> extent;
+  // uint32_t words, live_words() a block, one block after another: bit 1 where the token counts, 0
+  // where a promoted copy does instead and behind the last token. nullptr: all count. Replaced,
+  // never changed: forks share it.
+  std::shared_ptr<const ChargedBytes> live;
+
+  const uint32_t* live_begin() const {
+    return live ? reinterpret_cast<const uint32_t*>(live->data()) : nullptr;
+  }
 };
 
 }  // namespace vkv

@@ -3,12 +3,14 @@
 #include "runtime/open_options.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <string>
 
 #include "runtime/attention.h"
 #include "runtime/base/block_format.h"
 #include "runtime/open_block.h"
+#include "runtime/promotion.h"
 #include "runtime/seal.h"
 
 namespace vkv {
@@ -23,18 +25,38 @@ Status out_of_range(const char* option, const std::string& value, const std::str
   return {Code::kInvalidArgument, std::string(option) + " is " + value + "; it may be " + range};
 }
 
-Status check_policy(const PrecisionPolicy& policy) {
-  for (const CodecPair& codecs : {policy.high, policy.low})
-    if (bits_of(codecs.k) < bits_of(codecs.v))
-      return {Code::kInvalidArgument, "precision '" + policy.name + "' gives K fewer bits (" +
-                                          std::string(name(codecs.k)) + ") than V (" +
-                                          std::string(name(codecs.v)) + "); errors of K cost more"};
-  const auto fraction = [](double value) { return value >= 0 && value <= 1; };
-  if (!fraction(policy.high_fraction) || !fraction(policy.visual_high_fraction_max))
+Status check_policy(const CacheOptions& options) {
+  const PrecisionPolicy& policy = options.precision;
+  VKV_TRY(validate(policy));
+  for (int layer = 0; layer < options.shape.layers; ++layer) {
+    const LayerPrecision own = precision_of_layer(policy, layer);
+    if ((own.high.k_rotated || own.low.k_rotated) &&
+        !std::has_single_bit(static_cast<unsigned>(options.shape.head_dim)))
+      return {Code::kInvalidArgument,
+              "precision '" + policy.name + "' has k_rotated, which needs a head_dim that is a " +
+                  "power of two; the model's is " + std::to_string(options.shape.head_dim)};
+  }
+  for (const LayerPrecision& own : policy.layers)
+    if (own.layer >= options.shape.layers)
+      return {Code::kInvalidArgument, "precision '" + policy.name + "' has an override for layer " +
+                                          std::to_string(own.layer) +
+                                          "; the model has layers 0 to " +
+                                          std::to_string(options.shape.layers - 1)};
+  return {};
+}
+
+Status check_quality(const CacheOptions& options) {
+  if (options.keep_original == KeepOriginal::kNvme && options.nvme_bytes_max == 0)
+    return {Code::kInvalidArgument, "keep_original is nvme, which needs an nvme budget"};
+  const QualityOptions& quality = options.quality;
+  if (!(quality.sample_fraction >= 0 && quality.sample_fraction <= 1))
+    return out_of_range("quality.sample_fraction", std::to_string(quality.sample_fraction),
+                        "0 to 1");
+  if (!(quality.error_bound >= 0))
+    return out_of_range("quality.error_bound", std::to_string(quality.error_bound), "0 or more");
+  if (quality.action == QualityAction::kPromote && options.keep_original == KeepOriginal::kNone)
     return {Code::kInvalidArgument,
-            "precision '" + policy.name + "': fractions of tokens are from 0 to 1"};
-  if (policy.sink_tokens < 0 || !(policy.sink_sigmas >= 0))
-    return {Code::kInvalidArgument, "precision '" + policy.name + "': sinks cannot be negative"};
+            "quality.action is promote, which needs originals: set keep_original to dram or nvme"};
   return {};
 }
 
@@ -52,7 +74,8 @@ uint64_t least_dram_bytes(const CacheOptions& options) {
       options.nvme_bytes_max > 0
           ? static_cast<uint64_t>(options.prefetch_extents) * options.extent_bytes_max
           : 0;
-  return Attention::scratch_bytes(options.shape, 0) + open + staging + options.extent_bytes_max;
+  return Attention::scratch_bytes(options.shape, 0) + open + staging + options.extent_bytes_max +
+         promotion_dram_bytes(options);
 }
 
 }  // namespace
@@ -60,7 +83,7 @@ uint64_t least_dram_bytes(const CacheOptions& options) {
 Result<CacheOptions> with_defaults(const CacheOptions& requested) {
   CacheOptions options = requested;
   VKV_TRY(validate(options.shape));
-  VKV_TRY(check_policy(options.precision));
+  VKV_TRY(check_policy(options));
   if (!is_16_bit(options.open_codec))
     return out_of_range("open_codec", std::string(name(options.open_codec)), "f16 or bf16");
   if (options.recent_tokens < kRecentMin || options.recent_tokens > kRecentMax)
@@ -91,6 +114,7 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
   if (options.nvme_bytes_max == 0 && options.dram_block_bytes_max < options.dram_bytes_max)
     return out_of_range("dram_block_bytes_max", std::to_string(options.dram_block_bytes_max),
                         "less than the dram budget only with an nvme budget for the rest");
+  VKV_TRY(check_quality(options));
   if (options.nvme_bytes_max > 0 && options.store_path.empty())
     return Status(Code::kInvalidArgument,
                   "an NVMe budget needs store_path, the file to keep it in");

@@ -8,7 +8,7 @@
 namespace vkv {
 
 bool Placement::LeastValueFirst::operator()(const Extent* a, const Extent* b) const {
-  if (a->high() != b->high()) return b->high();
+  if (a->kind() != b->kind()) return a->kind() < b->kind();
   if (a->layer() != b->layer()) return a->layer() > b->layer();
   return a->serial() > b->serial();
 }
@@ -23,10 +23,10 @@ Result<DramBuffer> Placement::allocate(uint64_t byte_count, std::string_view pur
   return buffer;
 }
 
-Result<std::shared_ptr<Extent>> Placement::admit(int layer, std::vector<Block> blocks,
-                                                 DramBuffer bytes, SharedHeaders headers) {
-  auto extent = std::make_shared<Extent>(layer, next_serial_++, std::move(blocks), std::move(bytes),
-                                         std::move(headers));
+Result<std::shared_ptr<Extent>> Placement::admit(int layer, ExtentContent content,
+                                                 DramBuffer bytes) {
+  auto extent =
+      std::make_shared<Extent>(layer, next_serial_++, std::move(content), std::move(bytes));
   Status charged = pool_.charge(extent->table_bytes(), "block table");
   if (!charged.ok() && store_ != nullptr && !resident_.empty()) {
     VKV_TRY(demote(extent->table_bytes()));
@@ -36,12 +36,18 @@ Result<std::shared_ptr<Extent>> Placement::admit(int layer, std::vector<Block> b
   extent->placement_ = this;
   resident_.insert(extent.get());
   resident_bytes_ += extent->byte_count();
+  if (extent->kind() == ExtentKind::kOriginal) original_bytes_of(*extent) += extent->byte_count();
   while (store_ != nullptr && resident_bytes_ > block_bytes_max_)
     VKV_TRY(demote(resident_bytes_ - block_bytes_max_));
   return extent;
 }
 
+uint64_t& Placement::original_bytes_of(const Extent& extent) {
+  return original_bytes_[static_cast<size_t>(extent.tier())];
+}
+
 void Placement::forget(Extent& extent) {
+  if (extent.kind() == ExtentKind::kOriginal) original_bytes_of(extent) -= extent.byte_count();
   if (extent.tier() == Tier::kDram) {
     resident_.erase(&extent);
     resident_bytes_ -= extent.byte_count();
@@ -61,6 +67,19 @@ Status Placement::demote(uint64_t byte_count) {
     victim_bytes += extent->byte_count();
   }
   return write_out(victims);
+}
+
+Status Placement::demote_originals() {
+  std::vector<Extent*> originals;  // they come first in the order of value
+  do {
+    originals.clear();
+    for (Extent* extent : resident_) {
+      if (extent->kind() != ExtentKind::kOriginal) break;
+      originals.push_back(extent);
+    }
+    VKV_TRY(write_out(originals));
+  } while (!originals.empty());
+  return {};
 }
 
 Status Placement::write_out(const std::vector<Extent*>& extents) {
@@ -94,7 +113,10 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
     }
     resident_.erase(extent);
     resident_bytes_ -= extent->byte_count();
+    const bool original = extent->kind() == ExtentKind::kOriginal;
+    if (original) original_bytes_of(*extent) -= extent->byte_count();
     extent->bytes_ = DramBuffer();
+    if (original) original_bytes_of(*extent) += extent->byte_count();
     ++nvme_extents_;
     demoted_bytes_ += extent->byte_count();
     any_moved = true;

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Decode reads every block of a sequence once a step, layer by layer: what was used last is needed
-// last, so recency says nothing. What counts is value: high-precision blocks stay, then early
-// layers, so that reads of later layers have a head start. Not thread-safe: the cache's lock
-// guards it.
+// last, so recency says nothing. What counts is value: originals go first, then low-precision
+// blocks; of a kind, early layers stay, so that reads of later layers have a head start. Not
+// thread-safe: the cache's lock guards it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -32,8 +33,10 @@ class Placement {
 
   // Takes a sealed extent into account, and demotes what exceeds the share of blocks. Errors:
   // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
-  Result<std::shared_ptr<Extent>> admit(int layer, std::vector<Block> blocks, DramBuffer bytes,
-                                        SharedHeaders headers);
+  Result<std::shared_ptr<Extent>> admit(int layer, ExtentContent content, DramBuffer bytes);
+
+  // Moves all originals that lie in DRAM to NVMe. Errors: kOutOfMemory, kIo.
+  Status demote_originals();
 
   // Called by the extent's destructor.
   void forget(Extent& extent);
@@ -41,6 +44,7 @@ class Placement {
   uint64_t demoted_bytes() const { return demoted_bytes_; }
   uint64_t dram_extents() const { return resident_.size(); }
   uint64_t nvme_extents() const { return nvme_extents_; }
+  uint64_t original_bytes(Tier tier) const { return original_bytes_[static_cast<size_t>(tier)]; }
 
  private:
   struct LeastValueFirst {
@@ -51,6 +55,7 @@ class Placement {
   Status demote(uint64_t byte_count);
   // Writes, waits, and frees the DRAM of those that were written.
   Status write_out(const std::vector<Extent*>& extents);
+  uint64_t& original_bytes_of(const Extent& extent);
 
   DramPool& pool_;
   BlockStore* store_;
@@ -58,6 +63,7 @@ class Placement {
   std::set<Extent*, LeastValueFirst> resident_;  // in DRAM
   uint64_t resident_bytes_ = 0;
   uint64_t nvme_extents_ = 0;
+  std::array<uint64_t, kTierCount> original_bytes_{};
   uint64_t demoted_bytes_ = 0;
   uint64_t next_serial_ = 0;
 };

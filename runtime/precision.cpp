@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <string>
 
 namespace vkv {
 namespace {
 
 constexpr size_t kTokensToKnowUsual = 64;
+constexpr int kSinkTokensMax = 64;    // they stay at 16 bit in every sequence
 constexpr double kFarKeysMax = 0.01;  // of the tokens: sinks are few, or they are not sinks
 
 std::vector<PrecisionPolicy> presets() {
@@ -31,18 +33,55 @@ std::vector<PrecisionPolicy> presets() {
   };
 }
 
-// How many more visual tokens may be high, after `counts` (which include the new tokens).
-uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
-                          const PrecisionCounts& counts) {
-  const double of_all =
-      policy.high_fraction * static_cast<double>(token_count) - static_cast<double>(counts.other);
-  const double of_visual = policy.visual_high_fraction_max * static_cast<double>(counts.visual);
-  const double allowed =
-      std::floor(std::min(of_all, of_visual)) - static_cast<double>(counts.visual_high);
-  return allowed > 0 ? static_cast<uint64_t>(allowed) : 0;
-}
-
 }  // namespace
+
+Status validate(const PrecisionPolicy& policy) {
+  const std::string who = "precision '" + policy.name + "'";
+  const auto invalid = [&](const std::string& what) {
+    return Status(Code::kInvalidArgument, who + ": " + what);
+  };
+  const auto check_pair = [&](const std::string& where, const CodecPair& codecs) -> Status {
+    if (bits_of(codecs.k) < bits_of(codecs.v))
+      return invalid(where + " gives K fewer bits (" + std::string(name(codecs.k)) + ") than V (" +
+                     std::string(name(codecs.v)) + "); errors of K cost more");
+    if (codecs.k_rotated && bits_of(codecs.k) > 2)
+      return invalid(where + " has k_rotated with K " + std::string(name(codecs.k)) +
+                     "; it is for i2 and i1");
+    if (codecs.v_per_token && is_16_bit(codecs.v))
+      return invalid(where + " has v_per_token with V " + std::string(name(codecs.v)) +
+                     "; it is for i8, i4, i2 and i1");
+    return {};
+  };
+  const auto check_low = [&](const std::string& where, const CodecPair& codecs) -> Status {
+    VKV_TRY(check_pair(where, codecs));
+    if (!codecs.v_per_token || !policy.segment_headers) return {};
+    return invalid(where + " has v_per_token, whose scales a segment cannot share; it needs " +
+                   "segment_headers false");
+  };
+  VKV_TRY(check_pair("high", policy.high));
+  VKV_TRY(check_low("low", policy.low));
+  std::set<int> seen;
+  for (const LayerPrecision& own : policy.layers) {
+    const std::string layer = "layer " + std::to_string(own.layer);
+    if (own.layer < 0) return invalid(layer + ": layers count from 0");
+    if (!seen.insert(own.layer).second) return invalid(layer + " stands twice in layers");
+    VKV_TRY(check_pair(layer + " high", own.high));
+    VKV_TRY(check_low(layer + " low", own.low));
+  }
+  const auto check_fraction = [&](const char* field, double value) -> Status {
+    if (value >= 0 && value <= 1) return {};
+    return invalid(std::string(field) + " is " + std::to_string(value) + "; it may be 0 to 1");
+  };
+  VKV_TRY(check_fraction("high_fraction", policy.high_fraction));
+  VKV_TRY(check_fraction("visual_high_fraction_max", policy.visual_high_fraction_max));
+  if (policy.sink_tokens < 0 || policy.sink_tokens > kSinkTokensMax)
+    return invalid("sink_tokens is " + std::to_string(policy.sink_tokens) + "; it may be 0 to " +
+                   std::to_string(kSinkTokensMax));
+  if (!(policy.sink_sigmas >= 0) || !std::isfinite(policy.sink_sigmas))
+    return invalid("sink_sigmas is " + std::to_string(policy.sink_sigmas) +
+                   "; it may be 0 (none) or any positive number");
+  return {};
+}
 
 Result<PrecisionPolicy> precision_preset(std::string_view name) {
   std::string known;
@@ -61,10 +100,31 @@ std::vector<std::string_view> precision_preset_names() {
   return names;
 }
 
-bool uses_saliency(const PrecisionPolicy& policy) { return policy.high != policy.low; }
+LayerPrecision precision_of_layer(const PrecisionPolicy& policy, int layer) {
+  for (const LayerPrecision& own : policy.layers)
+    if (own.layer == layer) return own;
+  return {.layer = layer, .high = policy.high, .low = policy.low};
+}
+
+bool uses_saliency(const PrecisionPolicy& policy) {
+  return policy.high != policy.low ||
+         std::any_of(policy.layers.begin(), policy.layers.end(),
+                     [](const LayerPrecision& layer) { return uses_saliency(layer); });
+}
+
+uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
+                          const PrecisionCounts& counts) {
+  const double of_all =
+      policy.high_fraction * static_cast<double>(token_count) - static_cast<double>(counts.other);
+  const double of_visual = policy.visual_high_fraction_max * static_cast<double>(counts.visual);
+  const double allowed =
+      std::floor(std::min(of_all, of_visual)) - static_cast<double>(counts.visual_high);
+  return allowed > 0 ? static_cast<uint64_t>(allowed) : 0;
+}
 
 std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRequest& request,
                                  PrecisionCounts& counts) {
+  const bool by_saliency = uses_saliency(precision_of_layer(policy, request.layer));
   const size_t count = request.roles.size();
   std::vector<TokenClass> classes(count, TokenClass::kLow);
   std::vector<uint32_t> visual;
@@ -77,11 +137,12 @@ std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRe
     const bool sink = request.is_sink[i] || request.roles[i] == Role::kSink;
     if (sink && policy.sink_tokens > 0)
       classes[i] = TokenClass::kSink;
-    else if (uses_saliency(policy))
+    else if (by_saliency)
       classes[i] = TokenClass::kHigh;
   }
   counts.visual += visual.size();
-  if (!uses_saliency(policy)) return classes;
+  if (!by_saliency || request.all_visual_low) return classes;
+  VKV_CHECK(request.saliency.size() == count);
 
   const uint64_t room = visual_high_room(policy, request.token_count, counts);
   const size_t high_count = std::min<uint64_t>(room, visual.size());

@@ -25,15 +25,23 @@ struct PrecisionCounts {
   uint64_t visual_high = 0;  // of visual
 };
 
-// True if visual tokens can be told apart: then the caller must supply saliency.
+// True if a layer's visual tokens are told apart: then the caller must supply saliency.
+inline bool uses_saliency(const LayerPrecision& layer) { return layer.high != layer.low; }
+// True if any of the layers does.
 bool uses_saliency(const PrecisionPolicy& policy);
 
 struct ClassifyRequest {
+  int layer = 0;
   uint64_t token_count = 0;          // of the layer, with the open tokens
   std::span<const Role> roles;       // of the tokens to decide
   std::span<const uint8_t> is_sink;  // one a token
-  std::span<const float> saliency;   // one a token; empty if !uses_saliency
+  std::span<const float> saliency;   // one a token; empty if the layer does not use it
+  bool all_visual_low = false;       // their originals are kept, and promotion tells them apart
 };
+
+// How many more visual tokens may be high, after `counts`.
+uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
+                          const PrecisionCounts& counts);
 
 // Decides every token of the request and adds them to `counts`. Of equally salient visual tokens
 // the earlier wins.

@@ -3,13 +3,12 @@
 #include "runtime/seal.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "runtime/base/codec.h"
 
 namespace vkv {
 namespace {
-
-constexpr int kSaliencyQueries = 64;  // the newest of the prompt: more say nothing new
 
 // Squared distances of keys from their mean: [rows, kv_heads].
 std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& open,
@@ -34,47 +33,95 @@ std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& ope
 
 size_t record_bytes_max(const KvShape& shape, const PrecisionPolicy& policy) {
   const int tokens = tokens_per_block(shape.head_dim);
-  const auto bytes = [&](const CodecPair& codecs) {
-    return block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, tokens).record_bytes();
-  };
-  return std::max(bytes(policy.high), bytes(policy.low));
+  size_t most = 0;
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    const LayerPrecision own = precision_of_layer(policy, layer);
+    for (const CodecPair& codecs : {own.high, own.low})
+      most = std::max(most, block_layout(shape, codecs, tokens).record_bytes());
+  }
+  return most;
 }
 
 Result<uint64_t> Sealer::seal(SequenceState& sequence, const SealRequest& request) {
   LayerState& state = sequence.layers[static_cast<size_t>(request.layer)];
+  const KvShape& shape = options_.shape;
+  const float* const k_mean = state.mean_values();
+  const auto newest = [&](int count, const float* values, int row_values) {
+    return values + static_cast<size_t>(request.q_len - count) * static_cast<size_t>(row_values);
+  };
   VKV_TRY(classify_new(sequence, state, request));
 
+  std::optional<SealSample> sample;
+  if (request.meter != nullptr)
+    sample.emplace(shape, scale_, backend_,
+                   SealSample::Query{.q = newest(1, request.q, shape.q_heads * shape.head_dim),
+                                     .lse = newest(1, request.lse, shape.q_heads),
+                                     .out = newest(1, request.out, shape.q_heads * shape.head_dim),
+                                     .k_mean = k_mean});
   uint64_t sealed = 0;
-  const size_t block_tokens = static_cast<size_t>(tokens_per_block(options_.shape.head_dim));
-  for (TokenClass token_class : {TokenClass::kHigh, TokenClass::kLow}) {
-    std::vector<uint32_t> rows;
-    for (uint32_t i = 0; i < state.open.classes().size(); ++i)
-      if (state.open.classes()[i] == token_class) rows.push_back(i);
-    if (!request.ends_window) rows.resize(rows.size() / block_tokens * block_tokens);
-    if (rows.empty()) continue;
-
-    SharedHeaders headers;
-    if (token_class == TokenClass::kLow && options_.precision.segment_headers) {
-      VKV_TRY_ASSIGN(made, segment_headers(state, codecs_of(token_class), rows));
-      headers = std::move(made);
-    }
-    std::vector<uint8_t> gone(static_cast<size_t>(state.open.token_count()), 0);
-    Status status;
-    for (size_t done = 0; done < rows.size() && status.ok();) {
-      const auto rest = std::span<const uint32_t>(rows).subspan(done);
-      Result<size_t> taken =
-          seal_extent(sequence, state, request.layer, token_class, rest, headers);
-      status = taken.status();
-      if (!taken.ok()) break;
-      for (size_t i = 0; i < taken.value(); ++i) gone[rest[i]] = 1;
-      done += taken.value();
-      sealed += taken.value();
-    }
-    state.open.remove(gone);
-    VKV_TRY(status);
+  for (const TokenClass token_class : {TokenClass::kHigh, TokenClass::kLow}) {
+    VKV_TRY_ASSIGN(count,
+                   seal_class(sequence, state, request, token_class, sample ? &*sample : nullptr));
+    sealed += count;
   }
+  if (sealed > 0 && sample) (void)request.meter->add(sample->difference(), sample->exact());
   if (sealed > 0) state.open.shrink(placement_);
+
+  if (request.ends_window && promoter_.keeps(request.layer)) {
+    const int queries = std::min(request.q_len, kSaliencyQueries);
+    VKV_TRY(
+        promoter_.promote(state, {.layer = request.layer,
+                                  .q_len = queries,
+                                  .q = newest(queries, request.q, shape.q_heads * shape.head_dim),
+                                  .lse = newest(queries, request.lse, shape.q_heads),
+                                  .k_mean = k_mean}));
+  }
+  if (sealed > 0) VKV_TRY(promoter_.settle());
   return sealed;
+}
+
+Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& state,
+                                    const SealRequest& request, TokenClass token_class,
+                                    SealSample* sample) {
+  const size_t block_tokens = static_cast<size_t>(tokens_per_block(options_.shape.head_dim));
+  std::vector<uint32_t> rows;
+  for (uint32_t i = 0; i < state.open.classes().size(); ++i)
+    if (state.open.classes()[i] == token_class) rows.push_back(i);
+  if (!request.ends_window) rows.resize(rows.size() / block_tokens * block_tokens);
+  if (rows.empty()) return uint64_t{0};
+
+  const bool low = token_class == TokenClass::kLow;
+  const CodecPair codecs = codecs_of(request.layer, token_class);
+  SharedHeaders headers;
+  if (low && options_.precision.segment_headers) {
+    VKV_TRY_ASSIGN(made, segment_headers(state, codecs, rows));
+    headers = std::move(made);
+  }
+  std::vector<Role> roles;
+  for (const uint32_t row : rows) roles.push_back(sequence.roles[state.open.positions()[row]]);
+
+  std::vector<uint8_t> gone(static_cast<size_t>(state.open.token_count()), 0);
+  Status status;
+  size_t done = 0;
+  while (done < rows.size()) {
+    const Result<size_t> taken =
+        seal_extent(state, {.layer = request.layer,
+                            .kind = low ? ExtentKind::kLow : ExtentKind::kHigh,
+                            .codecs = codecs,
+                            .source = state.open.tokens(),
+                            .rows = std::span<const uint32_t>(rows).subspan(done),
+                            .roles = std::span<const Role>(roles).subspan(done),
+                            .k_mean = state.mean_values(),
+                            .headers = headers,
+                            .sample = sample});
+    status = taken.status();
+    if (!taken.ok()) break;
+    for (size_t i = 0; i < taken.value(); ++i) gone[rows[done + i]] = 1;
+    done += taken.value();
+  }
+  state.open.remove(gone);
+  if (!status.ok()) return status;
+  return uint64_t{done};
 }
 
 Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
@@ -103,13 +150,15 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
   // belongs to the mean of that moment: none yet at the first seal.
   const float* mean_of_attend = state.mean_values();
   const OpenTokens open = state.open.tokens();
-  const bool encodes = !is_16_bit(policy.low.k) || !is_16_bit(policy.high.k);
+  const LayerPrecision own = precision_of_layer(policy, request.layer);
+  const bool encodes = !is_16_bit(own.low.k) || !is_16_bit(own.high.k);
   if (encodes && !state.mean) VKV_TRY(fix_mean(state, rows));
   if (encodes)
     mark_far_keys(squared_distances(options_.shape, open, rows, state.mean_values()),
                   options_.shape.kv_heads, policy.sink_sigmas, is_sink);
+  const bool by_promotion = promoter_.keeps(request.layer);
   std::vector<float> saliency;
-  if (uses_saliency(policy) && any_visual) {
+  if (uses_saliency(own) && any_visual && !by_promotion) {
     const int queries = std::min(request.q_len, kSaliencyQueries);
     const size_t skipped = static_cast<size_t>(request.q_len - queries);
     const size_t q_heads = static_cast<size_t>(options_.shape.q_heads);
@@ -124,15 +173,19 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
          .open = open,
          .score = scores.data()}));
     for (uint32_t row : rows) saliency.push_back(scores[row]);
-  } else if (uses_saliency(policy)) {
+  } else if (uses_saliency(own)) {
     saliency.resize(rows.size(), 0.0f);
   }
 
   // 3. Decide.
-  const std::vector<TokenClass> classes = classify(
-      policy,
-      {.token_count = state.token_count, .roles = roles, .is_sink = is_sink, .saliency = saliency},
-      state.counts);
+  const std::vector<TokenClass> classes = classify(policy,
+                                                   {.layer = request.layer,
+                                                    .token_count = state.token_count,
+                                                    .roles = roles,
+                                                    .is_sink = is_sink,
+                                                    .saliency = saliency,
+                                                    .all_visual_low = by_promotion},
+                                                   state.counts);
   for (size_t i = 0; i < rows.size(); ++i) state.open.classes()[rows[i]] = classes[i];
   return {};
 }
@@ -149,11 +202,12 @@ Status Sealer::fix_mean(LayerState& state, std::span<const uint32_t> rows) {
 Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const CodecPair& codecs,
                                               std::span<const uint32_t> rows) {
   const KvShape& shape = options_.shape;
-  const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, 1);
+  const BlockLayout layout = block_layout(shape, codecs, 1);
   VKV_TRY_ASSIGN(bytes, ChargedBytes::make(pool_, layout.headers_bytes(), "headers of a segment"));
   VKV_TRY(backend_.encode_headers({.shape = shape,
                                    .k_codec = codecs.k,
                                    .v_codec = codecs.v,
+                                   .k_rotated = codecs.k_rotated,
                                    .source = state.open.tokens(),
                                    .rows = rows,
                                    .k_mean = state.mean_values(),
@@ -161,57 +215,26 @@ Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const Cod
   return SharedHeaders(std::move(bytes));
 }
 
-Result<size_t> Sealer::seal_extent(const SequenceState& sequence, LayerState& state, int layer,
-                                   TokenClass token_class, std::span<const uint32_t> rows,
-                                   const SharedHeaders& headers) {
-  const KvShape& shape = options_.shape;
-  const CodecPair codecs = codecs_of(token_class);
-  const size_t block_tokens = static_cast<size_t>(tokens_per_block(shape.head_dim));
-
-  // 1. As many blocks as an extent takes.
-  std::vector<Block> blocks;
-  size_t taken = 0, byte_count = 0;
-  while (taken < rows.size()) {
-    const size_t count = std::min(block_tokens, rows.size() - taken);
-    const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v,
-                                            static_cast<int>(count), headers != nullptr);
-    if (!blocks.empty() && byte_count + layout.record_bytes() > options_.extent_bytes_max) break;
-    Block block{.k_codec = codecs.k,
-                .v_codec = codecs.v,
-                .centred = !is_16_bit(codecs.k),
-                .high = token_class == TokenClass::kHigh,
-                .token_count = static_cast<uint16_t>(count),
-                .record_bytes = static_cast<uint32_t>(layout.record_bytes()),
-                .record_offset = byte_count};
-    for (uint32_t row : rows.subspan(taken, count))
-      ++block.role_token_count[static_cast<size_t>(sequence.roles[state.open.positions()[row]])];
-    blocks.push_back(block);
-    taken += count;
-    byte_count += layout.record_bytes();
+Result<size_t> Sealer::seal_extent(LayerState& state, const EncodeExtentRequest& request) {
+  VKV_TRY_ASSIGN(extent, encode_extent(options_, backend_, placement_, request));
+  const size_t taken = token_count(*extent);
+  if (request.kind == ExtentKind::kLow && promoter_.keeps(request.layer)) {
+    const auto rows = request.rows.first(taken);
+    VKV_TRY_ASSIGN(originals, promoter_.keep(request.source, request.layer, rows));
+    add_originals(state, std::move(originals), request.source, rows);
   }
-
-  // 2. Encode them side by side.
-  VKV_TRY_ASSIGN(buffer, placement_.allocate(byte_count, "encoded blocks"));
-  std::fill(buffer.data() + byte_count, buffer.data() + buffer.bytes().size(), std::byte{0});
-  std::vector<EncodeItem> items;
-  size_t first = 0;
-  for (const Block& block : blocks) {
-    items.push_back({.shape = shape,
-                     .k_codec = block.k_codec,
-                     .v_codec = block.v_codec,
-                     .source = state.open.tokens(),
-                     .rows = rows.subspan(first, block.token_count),
-                     .k_mean = state.mean_values(),
-                     .shared_headers = headers ? headers->data() : nullptr,
-                     .record = buffer.bytes().subspan(block.record_offset, block.record_bytes)});
-    first += block.token_count;
-  }
-  VKV_TRY(backend_.encode(items));
-
-  // 3. The extent now holds the tokens.
-  VKV_TRY_ASSIGN(extent, placement_.admit(layer, std::move(blocks), std::move(buffer), headers));
-  state.extents.push_back(std::move(extent));
+  state.extents.push_back({.extent = std::move(extent)});
   return taken;
+}
+
+void Sealer::add_originals(LayerState& state, std::vector<ExtentUse> originals,
+                           const OpenTokens& source, std::span<const uint32_t> rows) const {
+  for (ExtentUse& use : originals) state.originals.push_back(std::move(use));
+  const size_t values = static_cast<size_t>(options_.shape.kv_heads * options_.shape.head_dim);
+  state.original_v_sum.resize(values);
+  for (const uint32_t row : rows)
+    for (size_t i = 0; i < values; ++i)
+      state.original_v_sum[i] += float_from_16_bit(source.codec, source.v[row * values + i]);
 }
 
 }  // namespace vkv

@@ -14,10 +14,13 @@
 
 namespace vkv {
 
-// One layer: every token is in exactly one block of one extent, or open.
+// One layer: every token counts in exactly one block of one extent, or is open.
 struct LayerState {
-  std::vector<std::shared_ptr<Extent>>
-      extents;  // in the order of sealing, which is that of merging
+  std::vector<ExtentUse> extents;   // in the order of sealing, which is that of merging
+  std::vector<ExtentUse> promoted;  // high copies of low tokens; merged after them
+  // 16 bit, of every token of the low extents, in the order of those; empty if none are kept.
+  std::vector<ExtentUse> originals;
+  std::vector<double> original_v_sum;  // [kv_heads, head_dim]: of V over them
   OpenBlock open;
   std::shared_ptr<const ChargedBytes> mean;  // float [kv_heads, head_dim], fixed at the first seal
   PrecisionCounts counts;

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "runtime/base/block_format.h"
+#include "vkv/options.h"
+#include "vkv/stats.h"
 
 namespace vkv {
 
@@ -36,6 +38,16 @@ std::string_view name(Tier tier) {
 std::string_view name(Codec codec) {
   constexpr std::string_view kNames[] = {"f16", "bf16", "i8", "i4", "i2", "i1"};
   return kNames[static_cast<int>(codec)];
+}
+
+std::string_view name(KeepOriginal keep) {
+  constexpr std::string_view kNames[] = {"none", "dram", "nvme"};
+  return kNames[static_cast<int>(keep)];
+}
+
+std::string_view name(TokenForm form) {
+  constexpr std::string_view kNames[] = {"open", "high", "low", "promoted", "original"};
+  return kNames[static_cast<int>(form)];
 }
 
 }  // namespace vkv

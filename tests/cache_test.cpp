@@ -322,6 +322,8 @@ TEST(cache, shapes_and_options_out_of_range_are_refused_by_name) {
   refused(bad, Code::kInvalidArgument, "recent_tokens");
   bad = good, bad.precision.low = {Codec::kI2, Codec::kI4};
   refused(bad, Code::kInvalidArgument, "fewer bits");
+  bad = good, bad.precision.layers = {{.layer = 2}};
+  refused(bad, Code::kInvalidArgument, "layer 2; the model has layers 0 to 1");
   bad = good, bad.open_codec = Codec::kI8;
   refused(bad, Code::kInvalidArgument, "open_codec");
   bad = good, bad.nvme_bytes_max = 1 << 30;

@@ -33,7 +33,7 @@ TEST(clip_llama, features_and_logits_equal_those_of_transformers) {
   const std::vector<Role> roles(tokens.size(), Role::kText);
   const std::vector<float> expected = golden_floats(golden.value(), "logits");
   for (const size_t first : {tokens.size(), size_t{11}}) {
-    PlainCache cache(model.kv_shape());
+    PlainCache cache(model.kv_shape(), PlainCache::Values::kAsGiven);
     const SequenceId sequence = cache.create_sequence().value();
     std::vector<float> logits;
     size_t images_done = 0;

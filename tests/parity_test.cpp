@@ -1,5 +1,5 @@
 // parity_test.cpp: logits and greedy tokens equal those of transformers, for text, one image, a
-// resized image, several images and a video, with KV stored at 16 bit.
+// resized image, several images and a video.
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
@@ -19,12 +19,13 @@ struct Checkpoint {
   const char* name;
   std::string folder;
   std::string cases;
-  // Differences that are allowed, of the greatest logit, with KV rounded to 16 bit. Random weights
-  // amplify the rounding; a trained model does not.
-  float half_tolerance;
+  bool trained;
 };
 
-constexpr float kFloatTolerance = 1e-4f;  // with KV in fp32: what transformers computes
+// Of the greatest logit.
+constexpr float kLogitTolerance = 1e-4f;    // where both sides compute in fp32
+constexpr float kRoundedTolerance = 3e-4f;  // both round KV; now and then to different sides
+constexpr float kTrainedTolerance = 1e-3f;  // from fp32 to fp16, of a model that means something
 
 void PrintTo(const Checkpoint& checkpoint, std::ostream* out) { *out << checkpoint.name; }
 
@@ -72,48 +73,62 @@ class parity : public testing::TestWithParam<Checkpoint> {
             std::find_first_of(tokens.begin(), tokens.end(), eos.begin(), eos.end())};
   }
 
-  // Logits of the prompt and of each greedy step, case by case. What comes past the end token is no
-  // text that a model ever saw: its logits amplify rounding.
-  void check_logits(Cache& cache, float tolerance, bool past_end) {
-    for (const GoldenCase& golden : cases_) {
-      const auto images = pixels(golden);
-      if (images.size() != golden.images.size()) continue;
-      auto visual = model_->encode_images(images, {});
-      ASSERT_TRUE(visual.ok()) << visual.status().message();
-      std::vector<Role> roles;
-      for (const int32_t token : golden.tokens)
-        roles.push_back(token == model_->config().image_token ? Role::kVisual : Role::kText);
+  // Logits of the prompt's end and of the first `steps` greedy tokens: [1 + steps, vocabulary].
+  std::vector<float> logits(Cache& cache, const GoldenCase& golden, size_t steps) {
+    const auto visual = model_->encode_images(pixels(golden), {});
+    VKV_CHECK(visual.ok());
+    std::vector<Role> roles;
+    for (const int32_t token : golden.tokens)
+      roles.push_back(token == model_->config().image_token ? Role::kVisual : Role::kText);
 
-      const SequenceId sequence = cache.create_sequence().value();
-      ForwardRequest request = {.sequence = sequence,
-                                .tokens = golden.tokens,
-                                .roles = roles,
-                                .visual = visual.value(),
-                                .ends_window = true};
-      auto logits = model_->forward(cache, request, {});
-      ASSERT_TRUE(logits.ok()) << logits.status().message();
-      float worst = golden_difference(logits.value(), golden.prompt_logits);
-
-      const size_t vocabulary = golden.prompt_logits.size();
-      const Role role = Role::kText;
-      const size_t steps = past_end ? golden.step_logits.size() / vocabulary
-                                    : std::min(until_end(golden.greedy_tokens).size(),
-                                               golden.step_logits.size() / vocabulary);
-      for (size_t step = 0; step < steps; ++step) {
-        request = {.sequence = sequence,
-                   .position = static_cast<int64_t>(golden.tokens.size() + step),
-                   .tokens = std::span(golden.greedy_tokens).subspan(step, 1),
-                   .roles = {&role, 1}};
-        auto next = model_->forward(cache, request, {});
-        ASSERT_TRUE(next.ok()) << next.status().message();
-        const auto expected = std::span(golden.step_logits).subspan(step * vocabulary, vocabulary);
-        worst = std::max(worst, golden_difference(next.value(), expected));
-      }
-      ASSERT_TRUE(cache.erase(sequence).ok());
-      EXPECT_LE(worst, tolerance) << golden.name;
-      std::printf("%-16s %4zu tokens: greatest difference %.2e\n", golden.name.c_str(),
-                  golden.tokens.size(), static_cast<double>(worst));
+    const SequenceId sequence = cache.create_sequence().value();
+    ForwardRequest request = {.sequence = sequence,
+                              .tokens = golden.tokens,
+                              .roles = roles,
+                              .visual = visual.value(),
+                              .ends_window = true};
+    std::vector<float> rows;
+    const Role role = Role::kText;
+    for (size_t step = 0;; ++step) {
+      const auto row = model_->forward(cache, request, {});
+      EXPECT_TRUE(row.ok()) << row.status().message();
+      if (!row.ok()) break;
+      rows.insert(rows.end(), row.value().begin(), row.value().end());
+      if (step == steps) break;
+      request = {.sequence = sequence,
+                 .position = static_cast<int64_t>(golden.tokens.size() + step),
+                 .tokens = std::span(golden.greedy_tokens).subspan(step, 1),
+                 .roles = {&role, 1}};
     }
+    EXPECT_TRUE(cache.erase(sequence).ok());
+    return rows;
+  }
+
+  // The same by transformers.
+  static std::vector<float> golden_logits(const GoldenCase& golden, size_t steps) {
+    std::vector<float> rows = golden.prompt_logits;
+    const auto count = static_cast<ptrdiff_t>(steps * golden.prompt_logits.size());
+    rows.insert(rows.end(), golden.step_logits.begin(), golden.step_logits.begin() + count);
+    return rows;
+  }
+
+  // The greatest difference of any row.
+  static float row_difference(const std::vector<float>& actual, const std::vector<float>& expected,
+                              size_t vocabulary) {
+    if (actual.size() != expected.size()) return INFINITY;
+    float worst = 0;
+    for (size_t i = 0; i < expected.size(); i += vocabulary)
+      worst = std::max(worst, golden_difference(std::span(actual).subspan(i, vocabulary),
+                                                std::span(expected).subspan(i, vocabulary)));
+    return worst;
+  }
+
+  // Cases whose pictures this build can read.
+  std::vector<GoldenCase> readable_cases() const {
+    std::vector<GoldenCase> readable;
+    for (const GoldenCase& golden : cases_)
+      if (pixels(golden).size() == golden.images.size()) readable.push_back(golden);
+    return readable;
   }
 
   std::unique_ptr<Model> model_;
@@ -154,13 +169,43 @@ TEST_P(parity, prompt_tokens_equal_those_of_transformers) {
   }
 }
 
-TEST_P(parity, logits_equal_those_of_transformers_with_kv_in_fp32) {
-  PlainCache plain(model_->kv_shape());
-  check_logits(plain, kFloatTolerance, true);
+TEST_P(parity, logits_equal_those_of_transformers) {
+  PlainCache plain(model_->kv_shape(), PlainCache::Values::kAsGiven);
+  for (const GoldenCase& golden : readable_cases()) {
+    const size_t vocabulary = golden.prompt_logits.size();
+    const size_t steps = golden.step_logits.size() / vocabulary;
+    const float worst =
+        row_difference(logits(plain, golden, steps), golden_logits(golden, steps), vocabulary);
+    EXPECT_LE(worst, kLogitTolerance) << golden.name;
+    std::printf("%-16s %4zu tokens: %.2e from transformers\n", golden.name.c_str(),
+                golden.tokens.size(), static_cast<double>(worst));
+  }
 }
 
-TEST_P(parity, logits_equal_those_of_transformers_with_kv_at_16_bit) {
-  check_logits(*cache_, GetParam().half_tolerance, false);
+// `exact` stores fp16. What that rounding does to logits is the model's matter (random weights
+// amplify it), so the cache is held to a cache that rounds to fp16 and else computes in fp32.
+TEST_P(parity, the_cache_adds_nothing_to_the_rounding_of_kv_to_fp16) {
+  PlainCache rounded(model_->kv_shape(), PlainCache::Values::kRoundedToHalf);
+  for (const GoldenCase& golden : readable_cases()) {
+    const size_t vocabulary = golden.prompt_logits.size();
+    const size_t steps = golden.step_logits.size() / vocabulary;
+    const std::vector<float> ours = logits(*cache_, golden, steps);
+    const float worst = row_difference(ours, logits(rounded, golden, steps), vocabulary);
+    EXPECT_LE(worst, kRoundedTolerance) << golden.name;
+
+    // What comes past the end token is no text that the model ever saw.
+    const size_t answered = std::min(until_end(golden.greedy_tokens).size(), steps);
+    const std::vector<float> expected = golden_logits(golden, answered);
+    const float from_golden =
+        row_difference({ours.begin(), ours.begin() + static_cast<ptrdiff_t>(expected.size())},
+                       expected, vocabulary);
+    if (GetParam().trained) {
+      EXPECT_LE(from_golden, kTrainedTolerance) << golden.name;
+    }
+    std::printf("%-16s %4zu tokens: %.2e from KV rounded to fp16, %.2e from transformers\n",
+                golden.name.c_str(), golden.tokens.size(), static_cast<double>(worst),
+                static_cast<double>(from_golden));
+  }
 }
 
 TEST_P(parity, greedy_answers_equal_those_of_transformers) {
@@ -195,8 +240,8 @@ TEST_P(parity, greedy_answers_equal_those_of_transformers) {
 
 INSTANTIATE_TEST_SUITE_P(
     llava, parity,
-    testing::Values(Checkpoint{"random", kRandomCheckpoint, kRandomCheckpoint + "/cases", 2e-3f},
-                    Checkpoint{"trained", kTinyVlm + "model", kTinyVlm + "golden/trained", 1e-3f}),
+    testing::Values(Checkpoint{"random", kRandomCheckpoint, kRandomCheckpoint + "/cases", false},
+                    Checkpoint{"trained", kTinyVlm + "model", kTinyVlm + "golden/trained", true}),
     [](const auto& checkpoint) { return checkpoint.param.name; });
 
 }  // namespace

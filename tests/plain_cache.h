@@ -1,5 +1,5 @@
-// plain_cache.h: a cache that keeps K and V as given, in fp32: shows what a model computes when
-// storage costs nothing.
+// plain_cache.h: a cache that keeps K and V in fp32, as given or rounded to fp16: shows what a
+// model computes when storage costs nothing, or fp16's rounding and nothing else.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/codec.h"
 #include "vkv/cache.h"
 
 namespace vkv {
@@ -19,7 +20,9 @@ namespace vkv {
 // For tests of models: no budgets, no stats of bytes.
 class PlainCache : public Cache {
  public:
-  explicit PlainCache(const KvShape& shape) { options_.shape = shape; }
+  enum class Values { kAsGiven, kRoundedToHalf };
+
+  PlainCache(const KvShape& shape, Values values) : values_(values) { options_.shape = shape; }
 
   Result<SequenceId> create_sequence() override {
     const SequenceId id{++last_id_};
@@ -42,8 +45,10 @@ class PlainCache : public Cache {
     const size_t values = static_cast<size_t>(request.token_count) * kv_width();
     const auto* const k = static_cast<const float*>(request.k);
     const auto* const v = static_cast<const float*>(request.v);
-    target.k.insert(target.k.end(), k, k + values);
-    target.v.insert(target.v.end(), v, v + values);
+    for (size_t i = 0; i < values; ++i) {
+      target.k.push_back(stored(k[i]));
+      target.v.push_back(stored(v[i]));
+    }
     return {};
   }
 
@@ -65,6 +70,10 @@ class PlainCache : public Cache {
   struct Layer {
     std::vector<float> k, v;  // [tokens, kv_heads, head_dim]
   };
+
+  float stored(float value) const {
+    return values_ == Values::kAsGiven ? value : float_from_half(half_from_float(value));
+  }
 
   size_t kv_width() const {
     return static_cast<size_t>(options_.shape.kv_heads * options_.shape.head_dim);
@@ -96,6 +105,7 @@ class PlainCache : public Cache {
                          source.v.data() + kv_offset, kv_row, 0.0f, out, q_row) == dnnl_success);
   }
 
+  const Values values_;
   CacheOptions options_;
   uint64_t last_id_ = 0;
   std::map<SequenceId, std::vector<Layer>> sequences_;

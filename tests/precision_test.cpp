@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace vkv {
@@ -104,6 +105,51 @@ TEST(precision, a_key_far_from_all_others_is_a_sink_and_few_can_be) {
   std::fill(is_sink.begin(), is_sink.end(), uint8_t{0});
   mark_far_keys(distances, 2, 2.0, is_sink);
   EXPECT_LE(std::count(is_sink.begin(), is_sink.end(), 1), 1) << "at most 1 %";
+}
+
+TEST(precision, a_layer_with_an_override_is_classified_by_its_own_pairs) {
+  PrecisionPolicy policy = preset("balanced");  // one pair for all: nothing to tell apart
+  policy.layers = {{.layer = 1, .high = {Codec::kI8, Codec::kI8}, .low = policy.low}};
+  const std::vector<Role> roles(40, Role::kText);
+  const std::vector<uint8_t> is_sink(40, 0);
+  const std::vector<float> saliency(40, 0.0f);
+  for (const int layer : {0, 1}) {
+    PrecisionCounts counts;
+    const auto classes = classify(policy,
+                                  {.layer = layer,
+                                   .token_count = 40,
+                                   .roles = roles,
+                                   .is_sink = is_sink,
+                                   .saliency = saliency},
+                                  counts);
+    EXPECT_EQ(count(classes, TokenClass::kHigh), layer == 1 ? 40u : 0u);
+  }
+  EXPECT_TRUE(uses_saliency(policy));
+}
+
+TEST(precision, fields_out_of_range_are_refused_by_name) {
+  const auto refused = [](const PrecisionPolicy& policy, const char* words) {
+    const Status status = validate(policy);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << words;
+    EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
+  };
+  const PrecisionPolicy good = preset("visual2");
+  EXPECT_TRUE(validate(good).ok());
+  PrecisionPolicy bad = good;
+  bad.high_fraction = -0.1;
+  refused(bad, "high_fraction");
+  bad = good, bad.visual_high_fraction_max = NAN;
+  refused(bad, "visual_high_fraction_max");
+  bad = good, bad.sink_tokens = -1;
+  refused(bad, "sink_tokens");
+  bad = good, bad.sink_sigmas = INFINITY;
+  refused(bad, "sink_sigmas");
+  bad = good, bad.layers = {{.layer = -1}};
+  refused(bad, "layers count from 0");
+  bad = good, bad.layers = {{.layer = 2}, {.layer = 2}};
+  refused(bad, "layer 2 stands twice");
+  bad = good, bad.layers = {{.layer = 2, .low = {Codec::kI1, Codec::kI2}}};
+  refused(bad, "layer 2 low gives K fewer bits");
 }
 
 }  // namespace

@@ -145,6 +145,66 @@ TEST_F(Run, the_tier_and_the_io_engine_never_change_an_answer) {
   }
 }
 
+TEST_F(Run, originals_serve_later_questions_alike_from_either_tier_and_are_accounted_for) {
+  const Words base = {"--video",
+                      write_video("v.npy", 7),
+                      "--prompt",
+                      "What is in frame 05?",
+                      "--prompt",
+                      "How many?",
+                      "--max-tokens",
+                      "8",
+                      "--json",
+                      "--preset",
+                      "onebit",
+                      "--quality-samples",
+                      "1",
+                      "--quality-bound",
+                      "0.0001"};
+  const ProgramResult dram =
+      run(joined(base, {"--recent-tokens", "16", "--keep-original", "dram"}));
+  const ProgramResult disk = run(joined(joined(base, kOnDisk), {"--keep-original", "nvme"}));
+  ASSERT_EQ(dram.exit_status, 0) << dram.err;
+  ASSERT_EQ(disk.exit_status, 0) << disk.err;
+  const Json a = Json::parse(dram.out), b = Json::parse(disk.out);
+  for (size_t q = 0; q < 2; ++q) EXPECT_EQ(a["answers"][q]["text"], b["answers"][q]["text"]);
+  const Json& summary = b["summary"];
+  EXPECT_GT(summary["kv"]["visual"]["promoted_percent"], 0.0);
+  EXPECT_GT(summary["kv"]["visual"]["original_bytes"], 0);
+  EXPECT_EQ(summary["tiers"]["dram"]["originals"], 0);
+  EXPECT_GT(summary["tiers"]["nvme"]["originals"], 0);
+  EXPECT_GT(a["summary"]["tiers"]["dram"]["originals"], 0);
+  EXPECT_GT(summary["quality"]["samples"], 0);
+  EXPECT_GT(summary["quality"]["over_bound"], 0);
+  EXPECT_EQ(summary["quality"]["error_mean"], a["summary"]["quality"]["error_mean"]);
+  bool promoted = false;
+  for (const Json& form : summary["forms"])
+    promoted |= form["form"] == "promoted" && form["role"] == "visual" && form["k"] == "i8";
+  EXPECT_TRUE(promoted) << summary["forms"].dump();
+  expect_no_store_left();
+}
+
+TEST_F(Run, a_policy_file_decides_and_a_batch_notices_when_it_changes) {
+  const std::string video = write_video("v.npy", 7);
+  const std::string policy = write("mine.json", R"({"base": "visual2", "low": "i2",
+                                                    "layers": [{"layer": 0, "low": "i8"}]})");
+  const ProgramResult result = run({"--video", video, "--prompt", "What?", "--max-tokens", "2",
+                                    "--recent-tokens", "16", "--policy", policy});
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  for (const char* words :
+       {"preset mine", "visual    low       i2/i2", "visual    low       i8/i8"})
+    EXPECT_NE(result.err.find(words), std::string::npos) << words << "\n" << result.err;
+
+  write("jobs.jsonl", R"({"video": "v.npy", "prompt": "What?"})");
+  const Words batch = {
+      "--jobs", folder_ / "jobs.jsonl", "--out", folder_ / "out.jsonl", "--policy", policy,
+      "-q",     "--max-tokens",         "2"};
+  EXPECT_EQ(run(batch).exit_status, 0);
+  EXPECT_EQ(run(batch).exit_status, 0) << "nothing to do";
+  write("mine.json", R"({"low": "i4"})");
+  expect_refused(run(batch), 2, "--restart");
+}
+
 TEST_F(Run, a_video_is_sampled_by_number_of_frames) {
   const std::string video = write_video("v.npy", 12);
   const ProgramResult result =
@@ -160,6 +220,18 @@ TEST_F(Run, text_alone_is_answered_too) {
   EXPECT_EQ(result.err, "");
   const Json cases = Json::parse(std::ifstream(kModel + "/cases/cases.json"))["cases"];
   EXPECT_EQ(result.out, cases[0]["answer"].get<std::string>() + "\n");
+}
+
+TEST_F(Run, a_decoder_in_a_gguf_file_answers_text_and_refuses_pictures) {
+  const std::string smollm = VKV_SOURCE_DIR "/tools/smollm/golden/random";
+  const Json golden = Json::parse(std::ifstream(smollm + ".json"))["cases"][0];
+  const Words words = {"run",      "--model", smollm + ".gguf", "--prompt",     golden["question"],
+                       "--preset", "exact",   "--json",         "--max-tokens", "9"};
+  const ProgramResult result = vkv(words);
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_EQ(Json::parse(result.out)["answers"][0]["text"], golden["answer"]);
+  expect_refused(vkv({"run", "--model", smollm + ".gguf", "--prompt", "x", "--image", "x.png"}), 1,
+                 "the model reads text alone: ask it without pictures and videos");
 }
 
 TEST_F(Run, the_same_seed_gives_the_same_answer) {
@@ -283,6 +355,16 @@ TEST_F(Run, flags_that_make_no_sense_are_refused_with_advice) {
   expect_refused(run({"--video", video}), 2, "give a question with --prompt");
   expect_refused(run(joined(ask, {"--preset", "best"})), 2, "exact");
   expect_refused(run(joined(ask, {"--io", "dma"})), 2, "there are auto, uring and threads");
+  expect_refused(run(joined(ask, {"--policy", "best"})), 2, "'best' is no preset");
+  expect_refused(run(joined(ask, {"--policy", write("p.json", "{\"low\": \"i3\"}")})), 2,
+                 "\"low\" must be a codec");
+  expect_refused(run(joined(ask, {"--policy", write("q.json", R"({"layers": [{"layer": 99}]})")})),
+                 2, "override for layer 99");
+  expect_refused(run(joined(ask, {"--keep-original", "hbm"})), 2, "there are none, dram and nvme");
+  expect_refused(run(joined(ask, {"--keep-original", "nvme"})), 2, "needs an nvme budget");
+  expect_refused(run(joined(ask, {"--quality-samples", "2"})), 2, "sample_fraction");
+  expect_refused(run(joined(ask, {"--quality-action", "stop"})), 2, "there are warn and promote");
+  expect_refused(run(joined(ask, {"--quality-action", "promote"})), 2, "keep_original");
   expect_refused(run(joined(ask, {"--dram-budget", "lots"})), 2, "--dram-budget: \"lots\"");
   expect_refused(run(joined(ask, {"--fps", "1", "--frames", "2"})), 2, "--fps and --frames");
   expect_refused(run({"--prompt", "a", "--frames", "2"}), 2, "there is none");
@@ -359,6 +441,17 @@ TEST_F(Run, topo_prints_this_machine) {
   }
   const Json json = Json::parse(vkv({"topo", "--json"}).out);
   EXPECT_GE(json["cpu"]["usable_threads"], 1);
+}
+
+TEST_F(Run, bench_encode_compares_every_codec_with_memcpy) {
+  const ProgramResult text = vkv({"bench", "encode", "--blocks", "3", "--repetitions", "1"});
+  EXPECT_EQ(text.exit_status, 0) << text.err;
+  for (const char* words : {"memcpy", "F16 / F16", "I8 / I8", "I4 / I4", "I2 / I2", "I1 / I1"}) {
+    EXPECT_NE(text.out.find(words), std::string::npos) << words << "\n" << text.out;
+  }
+  const ProgramResult refused = vkv({"bench", "encode", "--head-dim", "60"});
+  EXPECT_EQ(refused.exit_status, 2);
+  EXPECT_NE(refused.err.find("head_dim"), std::string::npos) << refused.err;
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ class safetensors : public testing::Test {
 
   void expect_refused(const std::string& bytes, Code code, const std::string& words) const {
     write("model.safetensors", bytes);
-    const auto weights = Weights::open(scratch_.path());
+    const auto weights = SafetensorsWeights::open(scratch_.path());
     ASSERT_FALSE(weights.ok()) << words;
     EXPECT_EQ(weights.status().code(), code) << weights.status().message();
     const std::string message = weights.status().message();
@@ -65,7 +65,7 @@ TEST_F(safetensors, values_of_three_types_are_read_as_floats) {
                 R"("c":{"dtype":"BF16","shape":[1,2],"data_offsets":[24,28]},)"
                 R"("none":{"dtype":"F32","shape":[0,4],"data_offsets":[28,28]}}   )",
                 f32 + f16 + bf16));
-  const auto weights = Weights::open(scratch_.path());
+  const auto weights = SafetensorsWeights::open(scratch_.path());
   ASSERT_TRUE(weights.ok()) << weights.status().message();
   EXPECT_EQ(weights.value().floats("a", {3}).value(), (std::vector<float>{1.5f, -0.0f, 3e38f}));
   EXPECT_EQ(weights.value().floats("b", {2, 3}).value(),
@@ -78,14 +78,15 @@ TEST_F(safetensors, values_of_three_types_are_read_as_floats) {
   EXPECT_NE(missing.message().find("no tensor d"), std::string::npos);
   const Status shape = weights.value().floats("b", {3, 2}).status();
   EXPECT_EQ(shape.code(), Code::kInvalidArgument);
-  EXPECT_NE(shape.message().find("tensor b has shape [2, 3], config.json asks for [3, 2]"),
-            std::string::npos);
+  EXPECT_NE(
+      shape.message().find("tensor b has shape [2, 3], the model's configuration asks for [3, 2]"),
+      std::string::npos);
 }
 
 TEST_F(safetensors, a_type_that_is_no_float_is_refused_by_name) {
   write("model.safetensors", file_of(R"({"ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})",
                                      std::string(8, 'x')));
-  const auto weights = Weights::open(scratch_.path());
+  const auto weights = SafetensorsWeights::open(scratch_.path());
   ASSERT_TRUE(weights.ok());
   const Status status = weights.value().floats("ids", {1}).status();
   EXPECT_EQ(status.code(), Code::kUnsupported);
@@ -142,14 +143,14 @@ TEST_F(safetensors, shards_make_one_set_of_weights) {
   write("two.safetensors", shard("b", 2));
   write("model.safetensors.index.json",
         R"({"weight_map":{"a":"one.safetensors","b":"two.safetensors"}})");
-  const auto weights = Weights::open(scratch_.path());
+  const auto weights = SafetensorsWeights::open(scratch_.path());
   ASSERT_TRUE(weights.ok()) << weights.status().message();
   EXPECT_EQ(weights.value().floats("a", {1}).value()[0], 1);
   EXPECT_EQ(weights.value().floats("b", {1}).value()[0], 2);
 
   const auto expect_index = [&](const std::string& index, Code code, const std::string& words) {
     write("model.safetensors.index.json", index);
-    const Status status = Weights::open(scratch_.path()).status();
+    const Status status = SafetensorsWeights::open(scratch_.path()).status();
     EXPECT_EQ(status.code(), code) << status.message();
     EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
   };
@@ -165,7 +166,7 @@ TEST_F(safetensors, shards_make_one_set_of_weights) {
 }
 
 TEST_F(safetensors, a_folder_without_weights_says_what_it_lacks) {
-  const Status status = Weights::open(scratch_.path()).status();
+  const Status status = SafetensorsWeights::open(scratch_.path()).status();
   EXPECT_EQ(status.code(), Code::kNotFound);
   EXPECT_NE(status.message().find("neither model.safetensors nor"), std::string::npos);
 }

@@ -51,15 +51,23 @@ struct EncodeItem {
   KvShape shape;
   Codec k_codec = Codec::kF16;
   Codec v_codec = Codec::kF16;
+  bool k_rotated = false;    // K I2 or I1 with a mean, head_dim a power of two
+  bool v_per_token = false;  // V not 16 bit, and no shared headers
   OpenTokens source;
   std::span<const uint32_t> rows;  // of source, in the order in which the block holds them
   const float* k_mean = nullptr;  // [kv_heads, head_dim]; K is encoded relative to it unless 16 bit
   // Headers made by encode_headers over a whole segment; the record then holds none.
   const std::byte* shared_headers = nullptr;
-  std::span<std::byte> record;  // block_layout(...).record_bytes(), 64-byte aligned; all written
+  std::span<std::byte> record;  // block_layout(item).record_bytes(), 64-byte aligned; all written
 };
 
-// How much the newest queries look at each open token.
+inline BlockLayout block_layout(const EncodeItem& item) {
+  return block_layout(item.shape.kv_heads, item.shape.head_dim, item.k_codec, item.v_codec,
+                      static_cast<int>(item.rows.size()), item.shared_headers != nullptr,
+                      item.v_per_token);
+}
+
+// How much the newest queries look at each of some 16-bit tokens.
 struct SaliencyItem {
   KvShape shape;
   float scale = 1.0f;
@@ -67,7 +75,9 @@ struct SaliencyItem {
   const float* q = nullptr;       // [q_len, q_heads, head_dim]
   const float* lse = nullptr;     // [q_len, q_heads]: of the whole attention
   const float* k_mean = nullptr;  // as in the attend
-  OpenTokens open;                // causal as in AttendItem
+  OpenTokens open;
+  bool causal = true;             // as in AttendItem
+  const float* v_mean = nullptr;  // [kv_heads, head_dim]; nullptr: of the tokens given
   // Mean over queries and query heads of the softmax weight that a token gets, times
   // ||v_t - mean v|| over all KV heads.
   float* score = nullptr;  // [open.token_count]

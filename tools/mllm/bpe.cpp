@@ -72,7 +72,7 @@ Result<BytePairEncoder> BytePairEncoder::make(
     const auto bytes = bytes_of_printable(printable);
     if (bytes && bytes->size() == 1) encoder.byte_token_[static_cast<uint8_t>((*bytes)[0])] = id;
   }
-  for (size_t byte = 0; byte < 256; ++byte)
+  for (size_t byte = 0x20; byte < 0x7f; ++byte)
     if (encoder.byte_token_[byte] < 0)
       return Status(Code::kUnsupported,
                     fmt::format("the vocabulary has no token for byte {:#04x}: it is not a "
@@ -102,12 +102,16 @@ const BytePairEncoder::Merge* BytePairEncoder::find(int32_t left, int32_t right)
 }
 
 void BytePairEncoder::encode(std::string_view bytes, std::vector<int32_t>& target) const {
-  const int count = static_cast<int>(bytes.size());
   std::vector<Symbol> symbols;
   symbols.reserve(bytes.size());
-  for (int i = 0; i < count; ++i)
-    symbols.push_back({byte_token_[static_cast<uint8_t>(bytes[static_cast<size_t>(i)])], i - 1,
-                       i + 1 < count ? i + 1 : -1});
+  for (const char byte : bytes) {
+    const int32_t token = byte_token_[static_cast<uint8_t>(byte)];
+    const int index = static_cast<int>(symbols.size());
+    if (token >= 0) symbols.push_back({token, index - 1, index + 1});
+  }
+  if (symbols.empty()) return;
+  symbols.back().next = -1;
+  const int count = static_cast<int>(symbols.size());
 
   std::priority_queue<Candidate> candidates;
   const auto consider = [&](int at) {

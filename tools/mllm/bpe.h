@@ -27,12 +27,14 @@ class BytePairEncoder {
  public:
   // `vocabulary`: printable token -> id. `merges`: pairs of printable tokens, best first.
   // Errors: kDataLoss if a merge names a token, or makes one, that the vocabulary lacks;
-  // kUnsupported if one of the 256 bytes has no token, so that some text could not be encoded.
+  // kUnsupported if a printable ASCII character has no token: it is no byte-level BPE. Other bytes
+  // may lack one, as those that the training text did not have.
   static Result<BytePairEncoder> make(
       const std::unordered_map<std::string, int32_t>& vocabulary,
       const std::vector<std::pair<std::string, std::string>>& merges);
 
-  // Appends the tokens of `bytes`. Time O(n log n).
+  // Appends the tokens of `bytes`; bytes without a token are left out, as in tokenizers and
+  // llama.cpp. Time O(n log n).
   void encode(std::string_view bytes, std::vector<int32_t>& target) const;
 
  private:

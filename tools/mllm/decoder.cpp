@@ -92,8 +92,9 @@ Result<Decoder::Layer> Decoder::load_layer(const TextConfig& text, const WeightL
 
 Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights) {
   const TextConfig& text = config.text;
-  VKV_TRY_ASSIGN(loader, WeightLoader::make(&weights, "embed_tokens.weight",
-                                            {"language_model.model.", "model.language_model."}));
+  VKV_TRY_ASSIGN(loader,
+                 WeightLoader::make(&weights, "embed_tokens.weight",
+                                    {"language_model.model.", "model.language_model.", "model."}));
   VKV_TRY_ASSIGN(embedding, loader.floats("embed_tokens.weight", {text.vocabulary, text.hidden}));
 
   // The output matrix: its own, or the embedding again.
@@ -108,7 +109,7 @@ Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights)
     return Status(Code::kNotFound,
                   fmt::format("{}: the weights have no lm_head.weight, and config.json does not "
                               "say tie_word_embeddings",
-                              weights.folder()));
+                              weights.path()));
   VKV_TRY_ASSIGN(
       head, Linear::make(text.vocabulary, text.hidden,
                          head_weight.empty() ? embedding : head_weight, {}, Activation::kNone));

@@ -8,7 +8,7 @@
 #include "tools/mllm/linear.h"
 #include "tools/mllm/model.h"
 #include "tools/mllm/model_config.h"
-#include "tools/mllm/safetensors.h"
+#include "tools/mllm/weights.h"
 
 namespace vkv {
 

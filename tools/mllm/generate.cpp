@@ -5,16 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
 namespace vkv {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // A sequence that is erased when it goes out of scope, unless it was kept.
 class SequenceOwner {
@@ -71,7 +64,7 @@ Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cach
   if (tokenizer->id_max() >= config.text.vocabulary)
     return Status(
         Code::kInvalidArgument,
-        fmt::format("tokenizer.json has token {}, the model's vocabulary only {}: they are "
+        fmt::format("the tokenizer has token {}, the model's vocabulary only {}: they are "
                     "of different checkpoints",
                     tokenizer->id_max(), config.text.vocabulary));
   if (options.window_tokens_max < 1)
@@ -83,16 +76,20 @@ Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cach
 
 Result<Media> Generator::encode_media(std::span<const std::vector<float>> images,
                                       const Watch& watch) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_call;
   VKV_TRY_ASSIGN(embeddings, model_->encode_images(images, watch));
   return Media{.image_count = static_cast<int>(images.size()),
                .embeddings = std::move(embeddings),
-               .encode_seconds = seconds_since(start)};
+               .encode_seconds = since_call.seconds()};
 }
 
 Status Generator::check_length(int64_t prompt_tokens) const {
   const int positions_max = model_->config().text.positions_max;
   if (prompt_tokens < positions_max) return {};
+  if (!model_->config().has_vision())
+    return {Code::kInvalidArgument,
+            fmt::format("the prompt has {} tokens, the model's positions are {}: shorten it",
+                        prompt_tokens, positions_max)};
   return {
       Code::kInvalidArgument,
       fmt::format("the prompt has {} tokens, the model's positions are {}: ask with fewer images "
@@ -136,7 +133,7 @@ Result<std::vector<float>> Generator::prefill(SequenceId sequence, int64_t posit
 }
 
 Result<Answer> Generator::answer(const Question& question, const Media& media) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_call;
   VKV_TRY(validate(question.sampling));
   const bool with_media = media.image_count > 0;
   VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
@@ -153,14 +150,14 @@ Result<Answer> Generator::answer(const Question& question, const Media& media) {
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
   SequenceOwner owner(cache_, sequence);
   VKV_TRY_ASSIGN(logits, prefill(sequence, 0, prompt, media.embeddings, question.watch));
-  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, start));
+  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, since_call));
   answer.prompt_tokens = count_roles(prompt.roles);
   VKV_TRY(owner.erase());
   return std::move(answer);
 }
 
 Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_call;
   if (media.image_count < 1)
     return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
   VKV_TRY_ASSIGN(prompt, prompt_.media(media.image_count));
@@ -172,11 +169,11 @@ Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
                      .image_count = media.image_count,
                      .token_count = static_cast<int64_t>(prompt.tokens.size()),
                      .role_tokens = count_roles(prompt.roles),
-                     .prefill_seconds = seconds_since(start)};
+                     .prefill_seconds = since_call.seconds()};
 }
 
 Result<Answer> Generator::answer(const Question& question, const MediaPrefix& prefix) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_call;
   VKV_TRY(validate(question.sampling));
   VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
   const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
@@ -185,7 +182,7 @@ Result<Answer> Generator::answer(const Question& question, const MediaPrefix& pr
   VKV_TRY_ASSIGN(sequence, cache_->fork(prefix.sequence));
   SequenceOwner owner(cache_, sequence);
   VKV_TRY_ASSIGN(logits, prefill(sequence, prefix.token_count, prompt, {}, question.watch));
-  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, start));
+  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, since_call));
   answer.prompt_tokens = count_roles(prompt.roles);
   for (size_t role = 0; role < kRoleCount; ++role)
     answer.prompt_tokens[role] += prefix.role_tokens[role];
@@ -196,7 +193,7 @@ Result<Answer> Generator::answer(const Question& question, const MediaPrefix& pr
 Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(prefix.sequence); }
 
 Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vector<float> logits,
-                                 const Question& question, Clock::time_point start) {
+                                 const Question& question, const Stopwatch& since_call) {
   const ModelConfig& config = model_->config();
   // The last new token needs no position: it is never fed back.
   const int64_t new_tokens_max =
@@ -208,14 +205,10 @@ Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vec
     answer.text += piece;
     if (question.on_text && !piece.empty()) question.on_text(piece);
   };
-  Clock::time_point first_token;
   int64_t sampled = 0;  // with an end token
   while (true) {
     const int32_t token = sampler.next(logits);
-    if (sampled++ == 0) {
-      first_token = Clock::now();
-      answer.ttft_seconds = std::chrono::duration<double>(first_token - start).count();
-    }
+    if (sampled++ == 0) answer.ttft_seconds = since_call.seconds();
     if (std::find(config.eos_tokens.begin(), config.eos_tokens.end(), token) !=
         config.eos_tokens.end()) {
       answer.finish = FinishReason::kEos;
@@ -237,7 +230,8 @@ Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vec
   }
   emit(stream.finish());
   if (sampled > 1)
-    answer.tpot_seconds = seconds_since(first_token) / static_cast<double>(sampled - 1);
+    answer.tpot_seconds =
+        (since_call.seconds() - answer.ttft_seconds) / static_cast<double>(sampled - 1);
   VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));
   answer.stats = stats;
   return answer;

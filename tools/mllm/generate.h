@@ -10,7 +10,6 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/base/stopwatch.h"
 #include "tools/mllm/model.h"
 #include "tools/mllm/prompt.h"
 #include "tools/mllm/sampler.h"
@@ -101,7 +101,7 @@ class Generator {
                                      const PromptTokens& tokens, std::span<const float> visual,
                                      const Watch& watch);
   Result<Answer> decode(SequenceId sequence, int64_t position, std::vector<float> logits,
-                        const Question& question, std::chrono::steady_clock::time_point start);
+                        const Question& question, const Stopwatch& since_call);
 
   Model* model_;
   const Tokenizer* tokenizer_;

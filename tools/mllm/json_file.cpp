@@ -12,6 +12,11 @@ namespace {
 
 constexpr int kDepthMax = 64;  // of files that exist: 6; the parser recurses on destruction
 
+// With escapes, so that whatever a key holds, a message stays one line.
+std::string escaped(const std::string& text) {
+  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, const std::string& where) {
@@ -35,7 +40,7 @@ Result<Json> parse_json(std::string_view text, const std::string& where) {
     if (too_deep)
       return Status(Code::kDataLoss, fmt::format("{}: nested deeper than {}", where, kDepthMax));
     if (!duplicate.empty())
-      return Status(Code::kDataLoss, fmt::format("{}: \"{}\" stands twice", where, duplicate));
+      return Status(Code::kDataLoss, fmt::format("{}: {} stands twice", where, escaped(duplicate)));
     return json;
   } catch (const Json::exception& error) {
     return Status(Code::kDataLoss, fmt::format("{}: not valid JSON: {}", where, error.what()));

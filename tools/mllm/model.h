@@ -1,4 +1,4 @@
-// model.h: a LLaVA checkpoint that runs: pixels -> visual tokens, tokens -> logits.
+// model.h: a checkpoint that runs: pixels -> visual tokens, tokens -> logits.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Weights and activations are fp32. The model has no KV of its own: K and V of every layer go to a
@@ -35,11 +35,10 @@ struct ForwardRequest {
 // One call at a time; a call may use all threads.
 class Model {
  public:
-  // Reads config.json, generation_config.json and model.safetensors (or its shards by
-  // model.safetensors.index.json). Errors: kNotFound, kDataLoss, kUnsupported, kInvalidArgument,
-  // naming the file, the tensor and what was expected.
-  static Result<std::unique_ptr<Model>> load(const std::string& folder,
-                                             const ModelOptions& options);
+  // The folder of a Hugging Face checkpoint (a LLaVA, or a Llama or Qwen2 decoder alone) or a GGUF
+  // file of a decoder; see checkpoint.h. Errors: kNotFound, kDataLoss, kUnsupported,
+  // kInvalidArgument, naming the file, the tensor and what was expected.
+  static Result<std::unique_ptr<Model>> load(const std::string& path, const ModelOptions& options);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -50,7 +49,8 @@ class Model {
 
   // Each image is [3, image_edge, image_edge], normalised. Returns
   // [image_count * tokens_per_image, text.hidden], image after image.
-  // Errors: kInvalidArgument for a wrong number of values, kCancelled.
+  // Errors: kInvalidArgument for a wrong number of values, or for any image if the model has no
+  // vision (config().has_vision()); kCancelled.
   Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
                                            const Watch& watch);
 

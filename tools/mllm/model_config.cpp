@@ -1,4 +1,4 @@
-// model_config.cpp: what config.json says of a LLaVA checkpoint.
+// model_config.cpp: what config.json says of a model.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/model_config.h"
 
@@ -14,8 +14,6 @@ namespace vkv {
 namespace {
 
 constexpr size_t kConfigBytesMax = size_t{1} << 20;
-// Far above any model; keeps products of two of them inside 64 bits and sums inside an int.
-constexpr int kExtentMax = 1 << 24;
 
 // Reads typed values of one JSON object; the first mistake is kept and everything after it is a
 // default, so that a reader is a list of fields and one check at its end.
@@ -95,6 +93,26 @@ class Fields {
   Status status_;
 };
 
+// Errors: kUnsupported for a model or architecture that there is no code for.
+Status check_architecture(Fields& fields, const std::string& type, const std::string& path) {
+  constexpr struct {
+    const char* type;
+    const char* architecture;
+  } kKnown[] = {{"llava", "LlavaForConditionalGeneration"},
+                {"llama", "LlamaForCausalLM"},
+                {"qwen2", "Qwen2ForCausalLM"}};
+  const Json* const architectures = fields.find("architectures");
+  for (const auto& known : kKnown)
+    if (type == known.type &&
+        (architectures == nullptr || *architectures == Json{known.architecture}))
+      return {};
+  return {Code::kUnsupported,
+          fmt::format("{}: model_type \"{}\", architectures {}; there is \"llava\", "
+                      "LlavaForConditionalGeneration, and of text alone \"llama\", "
+                      "LlamaForCausalLM, and \"qwen2\", Qwen2ForCausalLM",
+                      path, type, architectures == nullptr ? "" : architectures->dump())};
+}
+
 Result<const Json*> find_object(const Json& parent, const char* key, const std::string& where) {
   const auto found = parent.find(key);
   if (found == parent.end() || !found->is_object())
@@ -167,7 +185,7 @@ void refuse_windows(Fields& fields) {
 }
 
 Result<TextConfig> read_text(const Json& object, const std::string& where) {
-  Fields fields(object, where + ": text_config");
+  Fields fields(object, where);
   TextConfig text;
   const std::string type = fields.text("model_type", "llama");
   const bool is_qwen2 = type == "qwen2";
@@ -176,7 +194,7 @@ Result<TextConfig> read_text(const Json& object, const std::string& where) {
                 fmt::format("model_type is \"{}\"; there are qwen2 and llama", type));
   text.vocabulary = fields.extent("vocab_size", is_qwen2 ? 151936 : 32000);
   text.hidden = fields.extent("hidden_size", 4096);
-  text.layers = fields.integer("num_hidden_layers", 32, 1, 4096);
+  text.layers = fields.integer("num_hidden_layers", 32, 1, kLayersMax);
   text.q_heads = fields.extent("num_attention_heads", 32);
   text.kv_heads = fields.extent("num_key_value_heads", is_qwen2 ? 32 : text.q_heads);
   text.head_dim = fields.extent("head_dim", text.hidden / text.q_heads);
@@ -263,32 +281,34 @@ Result<ModelConfig> load_model_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
   auto file_text = read_text_file(path, kConfigBytesMax);
   if (!file_text.ok() && file_text.status().code() == Code::kNotFound)
-    return Status(
-        Code::kNotFound,
-        fmt::format("{}: no config.json; give the folder of a Hugging Face LLaVA checkpoint",
-                    folder));
+    return Status(Code::kNotFound,
+                  fmt::format("{}: no config.json; give the folder of a Hugging Face "
+                              "checkpoint, or a GGUF file",
+                              folder));
   if (!file_text.ok()) return file_text.status();
   VKV_TRY_ASSIGN(json, parse_json(file_text.value(), path));
   if (!json.is_object()) return Status(Code::kDataLoss, path + ": not a JSON object");
 
   Fields fields(json, path);
   const std::string type = fields.text("model_type", "");
-  const Json* const architectures = fields.find("architectures");
-  if (type != "llava" ||
-      (architectures != nullptr && *architectures != Json{"LlavaForConditionalGeneration"}))
-    return Status(Code::kUnsupported,
-                  fmt::format("{}: model_type \"{}\", architectures {}; there is \"llava\", "
-                              "LlavaForConditionalGeneration",
-                              path, type, architectures == nullptr ? "" : architectures->dump()));
+  VKV_TRY(check_architecture(fields, type, path));
   if (fields.find("quantization_config") != nullptr)
     return Status(Code::kUnsupported,
                   path + ": quantized weights are not read; give an F32, F16 or BF16 checkpoint");
 
   ModelConfig config;
+  if (type != "llava") {
+    VKV_TRY_ASSIGN(text, read_text(json, path));
+    config.text = text;
+    read_eos(fields, config.eos_tokens);
+    VKV_TRY(fields.status());
+    VKV_TRY(read_generation_config(folder, config.eos_tokens));
+    return config;
+  }
   VKV_TRY_ASSIGN(vision_object, find_object(json, "vision_config", path));
   VKV_TRY_ASSIGN(text_object, find_object(json, "text_config", path));
   VKV_TRY_ASSIGN(vision, read_vision(*vision_object, path));
-  VKV_TRY_ASSIGN(text, read_text(*text_object, path));
+  VKV_TRY_ASSIGN(text, read_text(*text_object, path + ": text_config"));
   config.vision = vision;
   config.text = text;
   config.text.tied_embeddings |= fields.flag("tie_word_embeddings", false);

@@ -1,4 +1,4 @@
-// model_config.h: what config.json says of a LLaVA checkpoint.
+// model_config.h: what a checkpoint says of its model.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -51,17 +51,23 @@ struct TextConfig {
   bool tied_embeddings = false;
 };
 
+// Far above any model; keeps products of two of them inside 64 bits and sums inside an int.
+inline constexpr int kExtentMax = 1 << 24;
+inline constexpr int kLayersMax = 4096;
+
 struct ModelConfig {
-  VisionConfig vision;
+  VisionConfig vision;  // all zero in a model of text alone
   TextConfig text;
   int vision_layers_used = 0;  // encoder layers up to the feature layer; 0: the embeddings
   FeatureSelect feature_select = FeatureSelect::kFull;
   Activation projector_activation = Activation::kGeluErf;
   bool projector_bias = true;
-  int32_t image_token = 0;
+  int32_t image_token = -1;         // no token in a model of text alone
   std::vector<int32_t> eos_tokens;  // generation stops at any of them
 
-  int tokens_per_image() const {
+  bool has_vision() const { return vision.layers > 0; }
+  int tokens_per_image() const {  // 0 without vision
+    if (!has_vision()) return 0;
     return vision.positions() - (feature_select == FeatureSelect::kDropFirst ? 1 : 0);
   }
   KvShape kv_shape() const {
@@ -72,7 +78,8 @@ struct ModelConfig {
   }
 };
 
-// Reads config.json and, where it exists, generation_config.json of the folder.
+// Reads config.json and, where it exists, generation_config.json of the folder: a LLaVA
+// (LlavaForConditionalGeneration), or a decoder alone (LlamaForCausalLM, Qwen2ForCausalLM).
 // Errors: kNotFound without config.json; kDataLoss for JSON that does not parse; kInvalidArgument
 // for a value out of range; kUnsupported for an architecture, activation, RoPE scaling, sliding
 // window or quantization that the host model has no code for, naming what it has.

@@ -13,10 +13,40 @@ namespace {
 constexpr std::string_view kQuestionMark = "{question}";
 constexpr char kImStart[] = "<|im_start|>";
 constexpr char kImEnd[] = "<|im_end|>";
+constexpr std::string_view kSystemStart = "<|im_start|>system";
 
 bool is_blank(std::string_view text) {
   return std::all_of(text.begin(), text.end(),
                      [](char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; });
+}
+
+// Jinja strings may spell a line end as two characters.
+std::string with_line_ends(std::string_view text) {
+  std::string result;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const bool is_spelled = text.substr(at, 2) == "\\n";
+    result.push_back(is_spelled ? '\n' : text[at]);
+    at += is_spelled ? 1 : 0;
+  }
+  return result;
+}
+
+// The message that the chat template puts first when a conversation has no system message of its
+// own: what it has in plain words between <|im_start|>system and <|im_end|>. Empty if there is
+// none.
+std::string default_system(std::string_view jinja) {
+  const std::string chat_template = with_line_ends(jinja);
+  for (size_t at = chat_template.find(kSystemStart); at != chat_template.npos;
+       at = chat_template.find(kSystemStart, at + 1)) {
+    const size_t begin = at + kSystemStart.size() + 1;
+    const size_t end = chat_template.find(kImEnd, begin);
+    if (end == chat_template.npos) break;
+    const std::string message = chat_template.substr(begin, end - begin);
+    // A quote ends the plain words: what follows is put together by the template.
+    if (chat_template[begin - 1] == '\n' && message.find_first_of("'\"{}") == message.npos)
+      return message;
+  }
+  return {};
 }
 
 }  // namespace
@@ -25,16 +55,23 @@ Result<PromptStyle> prompt_style(std::string_view name) {
   if (name == "auto") return PromptStyle::kAuto;
   if (name == "question") return PromptStyle::kQuestion;
   if (name == "llava-qwen") return PromptStyle::kLlavaQwen;
+  if (name == "chatml") return PromptStyle::kChatml;
   if (name == "plain") return PromptStyle::kPlain;
   return Status(
       Code::kInvalidArgument,
-      fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen and plain", name));
+      fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen, chatml and plain",
+                  name));
 }
 
 Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
                             int tokens_per_image) {
-  if (style == PromptStyle::kAuto)
-    style = tokenizer->find(kImStart) ? PromptStyle::kLlavaQwen : PromptStyle::kQuestion;
+  if (style == PromptStyle::kAuto) {
+    const bool is_chat = tokenizer->find(kImStart).has_value();
+    if (tokens_per_image > 0)
+      style = is_chat ? PromptStyle::kLlavaQwen : PromptStyle::kQuestion;
+    else
+      style = is_chat ? PromptStyle::kChatml : PromptStyle::kPlain;
+  }
   Prompt prompt;
   prompt.tokenizer_ = tokenizer;
   prompt.image_token_ = image_token;
@@ -54,6 +91,23 @@ Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style, int32
       prompt.question_alone_[0].text = "user \n{question}";
       prompt.question_alone_.insert(prompt.question_alone_.begin(), {true, kImStart});
       break;
+    case PromptStyle::kChatml: {
+      if (const std::string system = default_system(tokenizer->chat_template()); !system.empty())
+        prompt.start_ = {{true, kImStart},
+                         {false, fmt::format("system\n{}", system)},
+                         {true, kImEnd},
+                         {false, "\n"}};
+      prompt.start_.insert(prompt.start_.end(), {{true, kImStart}, {false, "user\n"}});
+      const std::vector<Part> rest = {
+          {true, kImEnd}, {false, "\n"}, {true, kImStart}, {false, "assistant\n"}};
+      prompt.question_with_media_ = rest;
+      prompt.question_with_media_.insert(prompt.question_with_media_.begin(),
+                                         {false, "\n{question}"});
+      prompt.question_alone_ = prompt.start_;
+      prompt.question_alone_.back().text += "{question}";
+      prompt.question_alone_.insert(prompt.question_alone_.end(), rest.begin(), rest.end());
+      break;
+    }
     case PromptStyle::kPlain:
       prompt.question_with_media_ = {{false, "{question}"}};
       prompt.question_alone_ = prompt.question_with_media_;

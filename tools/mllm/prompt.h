@@ -15,14 +15,17 @@ namespace vkv {
 
 // <image> stands once a picture or frame and becomes tokens_per_image tokens.
 enum class PromptStyle : uint8_t {
-  kAuto,       // kLlavaQwen if the tokenizer has <|im_start|>, else kQuestion
+  kAuto,       // if the tokenizer has <|im_start|> kLlavaQwen, else kQuestion; for a model of text
+               // alone kChatml, else kPlain
   kQuestion,   // TinyVLM: <s><image>..\nQuestion: {question} Answer:
   kLlavaQwen,  // llava-interleave-qwen: <|im_start|>user <image>..\n{question}<|im_end|>
                // <|im_start|>assistant\n
+  kChatml,     // as kLlavaQwen, with line ends where ChatML has them, and before it, if the chat
+               // template has one of its own: <|im_start|>system\n{message}<|im_end|>\n
   kPlain,      // <image>..{question}
 };
 
-// "auto", "question", "llava-qwen", "plain". Errors: kInvalidArgument, listing them.
+// "auto", "question", "llava-qwen", "chatml", "plain". Errors: kInvalidArgument, listing them.
 Result<PromptStyle> prompt_style(std::string_view name);
 
 struct PromptTokens {
@@ -34,12 +37,12 @@ struct PromptTokens {
 // stands at the border, so no merge crosses it.
 class Prompt {
  public:
-  // The tokenizer outlives the prompt. Errors: kInvalidArgument if the tokenizer lacks a special
-  // token of the style.
+  // The tokenizer outlives the prompt. Without vision tokens_per_image is 0. Errors:
+  // kInvalidArgument if the tokenizer lacks a special token of the style.
   static Result<Prompt> make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
                              int tokens_per_image);
 
-  // Everything up to the last image; image_count >= 1.
+  // Everything up to the last image; image_count >= 1, of a model with vision.
   Result<PromptTokens> media(int image_count) const;
 
   // What follows the media, or a whole prompt of text alone. Special tokens written in the

@@ -5,12 +5,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <limits>
 #include <optional>
 #include <set>
 
+#include "runtime/base/codec.h"
 #include "tools/mllm/json_file.h"
 
 namespace vkv {
@@ -35,18 +35,6 @@ std::optional<uint64_t> tensor_bytes(std::span<const int64_t> shape, uint64_t va
   for (const int64_t extent : shape)
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(extent), &bytes)) return std::nullopt;
   return bytes;
-}
-
-float float_of_f16(uint16_t bits) {
-  const uint32_t sign = uint32_t{bits} >> 15 << 31;
-  const uint32_t exponent = bits >> 10 & 31;
-  const uint32_t fraction = bits & 1023;
-  if (exponent == 0) {  // zero and subnormal: fraction * 2^-24
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t wide = exponent == 31 ? 255 : exponent + 112;
-  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
 }
 
 struct Placed {
@@ -122,10 +110,6 @@ Status check_places(const std::string& path, std::vector<Placed>& places, uint64
 
 }  // namespace
 
-std::string shape_text(std::span<const int64_t> shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
 Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   VKV_TRY_ASSIGN(mapped, MappedFile::open(path));
   SafetensorsFile file(path, std::move(mapped));
@@ -164,8 +148,8 @@ Status SafetensorsFile::read_header() {
   return check_places(path_, places, data.size());
 }
 
-Result<Weights> Weights::open(const std::string& folder) {
-  Weights weights;
+Result<SafetensorsWeights> SafetensorsWeights::open(const std::string& folder) {
+  SafetensorsWeights weights;
   weights.folder_ = folder;
   const std::string index_path = folder + "/model.safetensors.index.json";
   std::map<std::string, std::string> shard_of;  // tensor -> file name
@@ -182,7 +166,7 @@ Result<Weights> Weights::open(const std::string& folder) {
     if (!index_text.ok() && index_text.status().code() == Code::kNotFound)
       return Status(Code::kNotFound,
                     fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is "
-                                "there; other formats (.bin, .gguf) are not read: convert them",
+                                "there; other formats (.bin) are not read: convert them",
                                 folder));
     if (!index_text.ok()) return index_text.status();
     VKV_TRY_ASSIGN(index, parse_json(index_text.value(), index_path));
@@ -216,18 +200,15 @@ Result<Weights> Weights::open(const std::string& folder) {
   return weights;
 }
 
-bool Weights::contains(std::string_view name) const { return tensors_.contains(name); }
+bool SafetensorsWeights::contains(std::string_view name) const { return tensors_.contains(name); }
 
-Result<std::vector<float>> Weights::floats(std::string_view name,
-                                           std::span<const int64_t> shape) const {
+Result<std::vector<float>> SafetensorsWeights::floats(std::string_view name,
+                                                      std::span<const int64_t> shape) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end())
-    return Status(Code::kNotFound, fmt::format("{}: the weights have no tensor {}", folder_, name));
+  if (found == tensors_.end()) return no_tensor(*this, name);
   const TensorView& view = *found->second;
   if (!std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end()))
-    return Status(Code::kInvalidArgument,
-                  fmt::format("{}: tensor {} has shape {}, config.json asks for {}", folder_, name,
-                              shape_text(view.shape), shape_text(shape)));
+    return other_shape(*this, name, view.shape, shape);
 
   // Data may lie at any byte: values are copied out, never read in place.
   const std::byte* const data = view.data.data();
@@ -244,7 +225,7 @@ Result<std::vector<float>> Weights::floats(std::string_view name,
   for (size_t i = 0; i < values.size(); ++i) {
     uint16_t bits = 0;
     std::memcpy(&bits, data + 2 * i, 2);
-    values[i] = is_bf16 ? std::bit_cast<float>(uint32_t{bits} << 16) : float_of_f16(bits);
+    values[i] = is_bf16 ? float_from_bfloat(bits) : float_from_half(bits);
   }
   return values;
 }

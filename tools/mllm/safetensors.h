@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tools/mllm/mapped_file.h"
+#include "tools/mllm/weights.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -23,9 +24,6 @@ struct TensorView {
   std::vector<int64_t> shape;
   std::span<const std::byte> data;  // inside the mapped file
 };
-
-// "[2, 3]"
-std::string shape_text(std::span<const int64_t> shape);
 
 // One file. Immutable; any thread may read.
 class SafetensorsFile {
@@ -50,23 +48,18 @@ class SafetensorsFile {
 };
 
 // All tensors of a checkpoint: model.safetensors, or the shards that
-// model.safetensors.index.json names.
-class Weights {
+// model.safetensors.index.json names. F32, F16 and BF16 are read.
+class SafetensorsWeights : public Weights {
  public:
   // Errors: as SafetensorsFile::open, and kDataLoss if a tensor stands in two shards or the index
   // names one that its shard lacks.
-  static Result<Weights> open(const std::string& folder);
+  static Result<SafetensorsWeights> open(const std::string& folder);
 
-  const std::string& folder() const { return folder_; }
-  bool contains(std::string_view name) const;
-
-  // The tensor as fp32, from F32, F16 or BF16. Errors: kNotFound if there is none of that name,
-  // kInvalidArgument if it has another shape, kUnsupported for another dtype.
-  Result<std::vector<float>> floats(std::string_view name, std::span<const int64_t> shape) const;
+  const std::string& path() const override { return folder_; }
+  bool contains(std::string_view name) const override;
+  using Weights::floats;
   Result<std::vector<float>> floats(std::string_view name,
-                                    std::initializer_list<int64_t> shape) const {
-    return floats(name, std::span<const int64_t>(shape.begin(), shape.size()));
-  }
+                                    std::span<const int64_t> shape) const override;
 
  private:
   std::string folder_;

@@ -1,4 +1,4 @@
-// tokenizer.cpp: byte-level BPE as a Hugging Face tokenizer.json describes it.
+// tokenizer.cpp: byte-level BPE as a Hugging Face tokenizer.json or a GGUF file describes it.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/tokenizer.h"
 
@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tools/mllm/bpe.h"
+#include "tools/mllm/gguf_checkpoint.h"
 #include "tools/mllm/mapped_file.h"
 #include "tools/mllm/text_splitter.h"
 #include "tools/mllm/tokenizer_file.h"
@@ -29,6 +30,12 @@ size_t append_characters(std::string_view bytes, bool at_end, std::string& targe
     at += step.byte_count;
   }
   return at;
+}
+
+// The tokenizer, or its error with the place in front.
+Result<Tokenizer> at_path(const std::string& place, Result<Tokenizer> tokenizer) {
+  if (tokenizer.ok()) return tokenizer;
+  return Status(tokenizer.status().code(), place + tokenizer.status().message());
 }
 
 struct AddedMatch {
@@ -120,29 +127,31 @@ Status Tokenizer::Parts::encode_pieces(std::string_view text, std::vector<int32_
   return {};
 }
 
-Result<Tokenizer> Tokenizer::load(const std::string& folder) {
-  const std::string path = folder + "/tokenizer.json";
-  auto text = read_text_file(path, kTokenizerBytesMax);
+Result<Tokenizer> Tokenizer::load(const std::string& path) {
+  if (is_gguf_path(path)) {
+    VKV_TRY_ASSIGN(gguf, GgufFile::open(path));
+    VKV_TRY_ASSIGN(file, gguf_tokenizer(gguf));
+    return at_path(path + ": ", make(std::move(file)));
+  }
+  auto text = read_text_file(path + "/tokenizer.json", kTokenizerBytesMax);
   if (!text.ok() && text.status().code() == Code::kNotFound)
     return Status(Code::kNotFound,
-                  folder +
+                  path +
                       ": no tokenizer.json; other tokenizer files are not read: save the "
                       "tokenizer as a fast tokenizer");
   if (!text.ok()) return text.status();
-  auto tokenizer = parse(text.value());
-  if (!tokenizer.ok())
-    return Status(tokenizer.status().code(), folder + "/" + tokenizer.status().message());
-  return tokenizer;
+  return at_path(path + "/", parse(text.value()));
 }
 
 Result<Tokenizer> Tokenizer::parse(std::string_view json) {
   VKV_TRY_ASSIGN(file, parse_tokenizer_file(json));
-  auto encoder = BytePairEncoder::make(file.vocabulary, file.merges);
-  if (!encoder.ok())
-    return Status(encoder.status().code(), "tokenizer.json: " + encoder.status().message());
+  return at_path("tokenizer.json: ", make(std::move(file)));
+}
 
-  auto parts = std::make_unique<Parts>(
-      Parts{.file = std::move(file), .encoder = std::move(encoder.value())});
+Result<Tokenizer> Tokenizer::make(TokenizerFile file) {
+  VKV_TRY_ASSIGN(encoder, BytePairEncoder::make(file.vocabulary, file.merges));
+  auto parts =
+      std::make_unique<Parts>(Parts{.file = std::move(file), .encoder = std::move(encoder)});
   for (const auto& [printable, id] : parts->file.vocabulary) {
     // A token with other characters is its own text: it was added, not merged.
     parts->bytes[id] = bytes_of_printable(printable).value_or(printable);
@@ -210,6 +219,8 @@ bool Tokenizer::is_special(int32_t token) const {
 }
 
 int32_t Tokenizer::id_max() const { return parts_->id_max; }
+
+const std::string& Tokenizer::chat_template() const { return parts_->file.chat_template; }
 
 std::string TextStream::push(int32_t token) {
   pending_ += tokenizer_->token_bytes(token);

@@ -1,4 +1,4 @@
-// tokenizer.h: byte-level BPE as a Hugging Face tokenizer.json describes it.
+// tokenizer.h: byte-level BPE as a Hugging Face tokenizer.json or a GGUF file describes it.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -21,10 +21,10 @@ class Tokenizer {
   // that a user's text cannot end the prompt or claim an image.
   enum class AddedTokens : uint8_t { kParse, kPlain };
 
-  // Reads tokenizer.json of the folder. Errors: kNotFound; kDataLoss for JSON that is broken or
-  // contradicts itself; kUnsupported for a component that is not known, by name.
-  static Result<Tokenizer> load(const std::string& folder);
-  static Result<Tokenizer> parse(std::string_view json);
+  // Reads tokenizer.json of a folder, or a GGUF file. Errors: kNotFound; kDataLoss for a file that
+  // is broken or contradicts itself; kUnsupported for a component that is not known, by name.
+  static Result<Tokenizer> load(const std::string& path);
+  static Result<Tokenizer> parse(std::string_view json);  // of a tokenizer.json
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -42,11 +42,13 @@ class Tokenizer {
 
   std::optional<int32_t> find(std::string_view token) const;  // of an added or vocabulary token
   bool is_special(int32_t token) const;
-  int32_t id_max() const;  // the greatest id that there is
+  int32_t id_max() const;                    // the greatest id that there is
+  const std::string& chat_template() const;  // Jinja, of a GGUF file; empty if it has none
 
  private:
   struct Parts;
   explicit Tokenizer(std::unique_ptr<const Parts> parts);
+  static Result<Tokenizer> make(struct TokenizerFile file);
   std::unique_ptr<const Parts> parts_;
 };
 

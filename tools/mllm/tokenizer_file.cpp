@@ -1,4 +1,4 @@
-// tokenizer_file.cpp: the parts of tokenizer.json, checked.
+// tokenizer_file.cpp: the parts of a tokenizer's file, checked.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/tokenizer_file.h"
 
@@ -14,10 +14,6 @@ namespace {
 
 constexpr char kWhere[] = "tokenizer.json";
 constexpr uint64_t kIdMax = (1 << 24) - 1;  // models have up to a few 100,000 tokens
-
-// ByteLevel's own pattern, GPT-2's, for use_regex.
-constexpr char kGpt2Pattern[] =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 Status broken(const std::string& what) {
   return {Code::kDataLoss, fmt::format("{}: {}", kWhere, what)};

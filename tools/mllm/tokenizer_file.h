@@ -1,4 +1,4 @@
-// tokenizer_file.h: the parts of tokenizer.json, checked.
+// tokenizer_file.h: the parts of a tokenizer's file, checked.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -15,6 +15,10 @@
 #include "vkv/status.h"
 
 namespace vkv {
+
+// GPT-2's way to cut text, which many tokenizers took over.
+inline constexpr char kGpt2Pattern[] =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 struct AddedToken {
   std::string content;
@@ -37,8 +41,10 @@ struct TokenizerFile {
   std::vector<std::pair<std::string, std::string>> merges;
   bool ignore_merges = false;  // a piece that is a token as it stands is not merged anew
   std::unordered_map<std::string, int32_t> whole_tokens;  // bytes -> id, if ignore_merges
+  std::string chat_template;  // Jinja, as a GGUF file has it; empty if it has none
 };
 
+// Reads the text of a tokenizer.json.
 // Errors: kDataLoss for broken JSON, fields missing or of another type, and ids given twice;
 // kUnsupported for a model, normalizer, pre-tokenizer, post-processor or decoder without code
 // here, naming it and what there is.

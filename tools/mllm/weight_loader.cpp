@@ -11,7 +11,7 @@ Result<WeightLoader> WeightLoader::make(const Weights* weights, const char* prob
   for (const char* prefix : prefixes)
     if (weights->contains(std::string(prefix) + probe)) return WeightLoader(weights, prefix);
   return Status(Code::kNotFound, fmt::format("{}: the weights have no tensor {} under any of: {}",
-                                             weights->folder(), probe, fmt::join(prefixes, " ")));
+                                             weights->path(), probe, fmt::join(prefixes, " ")));
 }
 
 Result<Linear> WeightLoader::linear(const std::string& name, const LinearShape& shape) const {

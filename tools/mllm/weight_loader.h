@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "tools/mllm/linear.h"
-#include "tools/mllm/safetensors.h"
+#include "tools/mllm/weights.h"
 
 namespace vkv {
 

@@ -152,7 +152,8 @@ Status Sealing::classify_new() {
     if (layer_.mean.empty()) {
       const HalfRows half = half_rows(rows);
       layer_.mean.resize(width_);
-      VKV_TRY(mean_of_keys(options_.shape, half.open, half.index, layer_.mean.data()));
+      VKV_TRY(mean_of_keys(options_.shape, half.open, half.index, layer_.mean.data(),
+                           plain_strip_functions()));
     }
     mark_far_keys(squared_distances(rows), options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   }
@@ -211,7 +212,7 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
     headers.resize(bytes / sizeof(Line) + 1);
     item.rows = half.index;
     item.record = {headers.front().bytes, bytes};
-    VKV_TRY(encode_segment_headers(item));
+    VKV_TRY(encode_segment_headers(item, plain_strip_functions()));
     item.shared_headers = headers.front().bytes;
     add_bits(rows, 8.0 * static_cast<double>(bytes));
   }
@@ -223,7 +224,7 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
     std::vector<Line> record(layout.record_bytes() / sizeof(Line));
     item.rows = std::span<const uint32_t>(half.index).subspan(first, count);
     item.record = {record.front().bytes, layout.record_bytes()};
-    VKV_TRY(encode_blocks({&item, 1}));
+    VKV_TRY(encode_blocks({&item, 1}, plain_strip_functions()));
     take_block({.k_codec = codecs.k,
                 .v_codec = codecs.v,
                 .centred = mean != nullptr,

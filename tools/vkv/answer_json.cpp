@@ -13,10 +13,13 @@ using Json = nlohmann::json;
 
 std::string role_name(int role) { return std::string(name(static_cast<Role>(role))); }
 
-Json tier_json(const TierBytes& tier) { return {{"bytes", tier.bytes}, {"peak", tier.peak}}; }
+Json tier_json(const TierBytes& tier) {
+  return {{"bytes", tier.bytes}, {"peak", tier.peak}, {"originals", tier.originals}};
+}
 
 TierBytes tier_from(const Json& json) {
-  return {json.at("bytes").get<uint64_t>(), json.at("peak").get<uint64_t>()};
+  return {json.at("bytes").get<uint64_t>(), json.at("peak").get<uint64_t>(),
+          json.at("originals").get<uint64_t>()};
 }
 
 Json kv_json(const RoleStats& role) {
@@ -27,7 +30,31 @@ Json kv_json(const RoleStats& role) {
           {"sealed_values", role.sealed_value_count},
           {"sealed_stored_bits", role.sealed_stored_bits},
           {"nvme_values", role.nvme_value_count},
-          {"high_values", role.high_value_count}};
+          {"high_values", role.high_value_count},
+          {"promoted_values", role.promoted_value_count},
+          {"original_bits", role.original_bits}};
+}
+
+Json form_json(const FormStats& form) {
+  return {{"role", name(form.role)}, {"form", name(form.form)},    {"k", name(form.k_codec)},
+          {"v", name(form.v_codec)}, {"tokens", form.token_count}, {"bytes", form.byte_count}};
+}
+
+// The member of an enumeration of `count` that is called so. Throws Json::other_error.
+template <class Enum>
+Enum named(const Json& json, int count) {
+  for (int i = 0; i < count; ++i)
+    if (name(static_cast<Enum>(i)) == json.get<std::string>()) return static_cast<Enum>(i);
+  throw Json::other_error::create(500, "unknown name " + json.dump(), &json);
+}
+
+FormStats form_from(const Json& json) {
+  return {.role = named<Role>(json.at("role"), kRoleCount),
+          .form = named<TokenForm>(json.at("form"), kTokenFormCount),
+          .k_codec = named<Codec>(json.at("k"), kCodecCount),
+          .v_codec = named<Codec>(json.at("v"), kCodecCount),
+          .token_count = json.at("tokens").get<uint64_t>(),
+          .byte_count = json.at("bytes").get<uint64_t>()};
 }
 
 RoleStats kv_from(const Json& json) {
@@ -39,6 +66,8 @@ RoleStats kv_from(const Json& json) {
   role.sealed_stored_bits = json.at("sealed_stored_bits").get<uint64_t>();
   role.nvme_value_count = json.at("nvme_values").get<uint64_t>();
   role.high_value_count = json.at("high_values").get<uint64_t>();
+  role.promoted_value_count = json.at("promoted_values").get<uint64_t>();
+  role.original_bits = json.at("original_bits").get<uint64_t>();
   return role;
 }
 
@@ -70,6 +99,7 @@ AnswerRecord record_from(const Json& json) {
   record.tpot_seconds = tpot.is_null() ? 0 : tpot.get<double>() / 1e3;
   record.dram = tier_from(json.at("tiers").at("dram"));
   record.nvme = tier_from(json.at("tiers").at("nvme"));
+  for (const Json& form : json.at("forms")) record.forms.push_back(form_from(form));
   const Json& io = json.at("io");
   record.io = {io.at("extents_needed").get<uint64_t>(), io.at("nvme_read_bytes").get<uint64_t>(),
                io.at("nvme_written_bytes").get<uint64_t>(), io.at("prefetch_hits").get<uint64_t>(),
@@ -108,6 +138,8 @@ Json to_json(const AnswerRecord& record) {
     json["tokens"][role_name(role)] = record.prompt_tokens[static_cast<size_t>(role)];
     json["kv"][role_name(role)] = kv_json(record.kv[static_cast<size_t>(role)]);
   }
+  json["forms"] = Json::array();
+  for (const FormStats& form : record.forms) json["forms"].push_back(form_json(form));
   return json;
 }
 

@@ -5,7 +5,8 @@
 //
 //   {"id", "question", "hash", "group", "kind", "prompt", "text", "expected", "correct", "finish",
 //    "tokens": {"text", "visual", "control", "sink", "answer"}, "media_ms", "ttft_ms", "tpot_ms",
-//    "tiers": {"dram": {"bytes", "peak"}, "nvme": ...}, "kv": {"visual": {...}, ...}, "io": {...}}
+//    "tiers": {"dram": {"bytes", "peak", "originals"}, "nvme": ...}, "kv": {"visual": {...}, ...},
+//    "forms": [{"role", "form", "k", "v", "tokens", "bytes"}, ...], "io": {...}}
 //
 // "kind", "expected" and "correct" stand only where the job has them. A job that failed:
 //
@@ -30,8 +31,9 @@
 namespace vkv {
 
 struct TierBytes {
-  uint64_t bytes = 0;  // when the answer was complete
-  uint64_t peak = 0;   // since the program started
+  uint64_t bytes = 0;      // when the answer was complete
+  uint64_t peak = 0;       // since the program started
+  uint64_t originals = 0;  // of bytes: 16-bit originals
 };
 
 // What one question moved.
@@ -61,6 +63,7 @@ struct AnswerRecord {
   double ttft_seconds = 0;  // prefill to the first token
   double tpot_seconds = 0;  // 0: fewer than two tokens
   std::array<RoleStats, kRoleCount> kv;
+  std::vector<FormStats> forms;
   TierBytes dram, nvme;
   IoCounts io;
 };

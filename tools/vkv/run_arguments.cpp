@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "tools/vkv/byte_size.h"
+#include "tools/vkv/policy_file.h"
 
 namespace vkv {
 namespace {
@@ -22,6 +23,7 @@ Examples:
   vkv run --model tiny --video clip.mp4 --frames 16 --prompt "What moves?" --prompt "How many?"
   vkv run --model tiny --video clip.mp4 --fps 2 --prompt "What happens?" \
       --preset visual2 --dram-budget 64M --nvme-budget 2G
+  vkv run --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "What is gravity?"
   vkv run --model tiny --jobs jobs.jsonl --out answers.jsonl
 
 A line of jobs.jsonl is one JSON object; paths are relative to the file:
@@ -40,6 +42,16 @@ Sizes take K, M, G, T (powers of 1024): 512M. Presets, with bits of K/V once a b
   extreme   the same 8/8, the rest 1/1
   onebit    at most 3 % of the visual tokens 8/8, the rest 1/1 with shared headers
 
+A policy file is one JSON object; what it leaves out is that of its "base", a preset (else exact):
+  {"base": "visual2", "high": "i8/i8", "low": {"k": "i4", "v": "i2"},   codecs of K/V
+   "high_fraction": 0.1,             of all tokens, at most this share is high
+   "visual_high_fraction_max": 1,    of the visual tokens
+   "sink_tokens": 4, "sink_sigmas": 6,    first tokens and far keys that stay at 16 bit
+   "segment_headers": false,         one header for the low tokens of a prefill window
+   "layers": [{"layer": 0, "high": "i8", "low": "i8"}]}    overrides of single layers
+Codecs: f16, bf16, i8, i4, i2, i1; K never fewer bits than V. Beside "k" and "v" may stand
+"k_rotated": true (K i2 or i1) and "v_per_token": true (without segment_headers).
+
 Exit status: 0 all answered, 1 some failed, 2 wrong flags, model or budgets, 130 interrupted.)";
 
 bool is_blank(const std::string& text) {
@@ -54,9 +66,12 @@ Status named(const char* flag, const Status& status) {
 }
 
 void add_job_flags(CLI::App& command, RunArguments& a) {
-  command.add_option("--model", a.model, "Folder of a Hugging Face LLaVA checkpoint")
+  command
+      .add_option(
+          "--model", a.model,
+          "Folder of a Hugging Face checkpoint (LLaVA; Llama or Qwen2 for text), or a GGUF file")
       ->required()
-      ->type_name("DIR");
+      ->type_name("PATH");
   command.add_option("--image", a.images, "Picture to ask about; may be repeated")
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -78,8 +93,22 @@ void add_job_flags(CLI::App& command, RunArguments& a) {
 
 void add_cache_flags(CLI::App& command, RunArguments& a) {
   const std::string group = "KV cache";
-  command.add_option("--preset", a.preset, "Precision of the KV cache, see below")
-      ->type_name("NAME")
+  CLI::Option* preset =
+      command.add_option("--preset", a.preset, "Precision of the KV cache, see below")
+          ->type_name("NAME")
+          ->capture_default_str()
+          ->group(group);
+  command
+      .add_option("--policy", a.policy,
+                  "Precision by codecs (i4/i2 for K/V of all tokens) or from a file, see below")
+      ->type_name("FILE")
+      ->excludes(preset)
+      ->group(group);
+  command
+      .add_option("--keep-original", a.keep_original,
+                  "Keep 16-bit K and V beside the codes, in dram or nvme, so that each later "
+                  "question promotes what it looks at (none: do not)")
+      ->type_name("TIER")
       ->capture_default_str()
       ->group(group);
   command.add_option("--dram-budget", a.dram_budget, "Memory that the KV cache may take")
@@ -111,6 +140,28 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->group(group);
 }
 
+void add_meter_flags(CLI::App& command, RunArguments& a) {
+  const std::string group = "Quality meter";
+  command
+      .add_option("--quality-samples", a.quality_samples,
+                  "Share of layers and steps whose attention is computed again at 16 bit, 0..1")
+      ->type_name("SHARE")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--quality-bound", a.quality_bound,
+                  "Relative error of a head's output that is too much (0: none is)")
+      ->type_name("ERROR")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--quality-action", a.quality_action,
+                  "What happens above the bound: warn, or promote (with --keep-original)")
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
+}
+
 void add_answer_flags(CLI::App& command, RunArguments& a) {
   const std::string group = "Answers";
   command.add_option("--temperature", a.sampling.temperature, "0: always the likeliest token")
@@ -125,7 +176,8 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--max-tokens", a.sampling.max_new_tokens, "Longest answer")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen or plain")
+  command
+      .add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen, chatml or plain")
       ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
@@ -136,6 +188,25 @@ Result<IoBackend> io_backend(const std::string& name) {
   if (name == "uring") return IoBackend::kUring;
   if (name == "threads") return IoBackend::kThreads;
   return wrong(fmt::format("--io is \"{}\"; there are auto, uring and threads", name));
+}
+
+Status read_quality(const RunArguments& a, CacheOptions& cache) {
+  const KeepOriginal tiers[] = {KeepOriginal::kNone, KeepOriginal::kDram, KeepOriginal::kNvme};
+  const auto* const keep = std::find_if(std::begin(tiers), std::end(tiers), [&](KeepOriginal tier) {
+    return name(tier) == a.keep_original;
+  });
+  if (keep == std::end(tiers))
+    return wrong(
+        fmt::format("--keep-original is \"{}\"; there are none, dram and nvme", a.keep_original));
+  cache.keep_original = *keep;
+  if (a.quality_action != "warn" && a.quality_action != "promote")
+    return wrong(
+        fmt::format("--quality-action is \"{}\"; there are warn and promote", a.quality_action));
+  cache.quality = {
+      .sample_fraction = a.quality_samples,
+      .error_bound = a.quality_bound,
+      .action = a.quality_action == "promote" ? QualityAction::kPromote : QualityAction::kCount};
+  return {};
 }
 
 Status check_single(const RunArguments& a) {
@@ -166,6 +237,7 @@ Status check_batch(const RunArguments& a) {
 void add_run_flags(CLI::App& command, RunArguments& a) {
   add_job_flags(command, a);
   add_cache_flags(command, a);
+  add_meter_flags(command, a);
   add_answer_flags(command, a);
   const std::string group = "Program";
   command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
@@ -195,8 +267,8 @@ Status check_arguments(const RunArguments& a) {
 
 Result<SessionOptions> session_options(const RunArguments& a) {
   SessionOptions options;
-  options.model_folder = a.model;
-  VKV_TRY_ASSIGN(policy, precision_preset(a.preset));
+  options.model = a.model;
+  VKV_TRY_ASSIGN(policy, a.policy.empty() ? precision_preset(a.preset) : policy_from(a.policy));
   options.cache.precision = policy;
   const auto size = [](const char* flag, const std::string& text, uint64_t& target) -> Status {
     if (text.empty()) return {};
@@ -215,6 +287,7 @@ Result<SessionOptions> session_options(const RunArguments& a) {
       options.cache.store_path = path;
     }
   }
+  VKV_TRY(read_quality(a, options.cache));
   VKV_TRY_ASSIGN(io, io_backend(a.io));
   options.cache.io_backend = io;
   if (a.threads < 0) return wrong("--threads must be 0 (all) or more");
@@ -243,8 +316,18 @@ Job job_of(const RunArguments& a) {
 std::string answer_settings(const RunArguments& a) {
   std::error_code error;
   const std::filesystem::path model = std::filesystem::weakly_canonical(a.model, error);
-  return fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
-                     a.preset, a.recent_tokens, a.prompt_style);
+  std::string precision = a.preset;
+  if (!a.policy.empty()) {  // a file may change under the same name
+    const Result<PrecisionPolicy> policy = policy_from(a.policy);
+    precision = policy.ok() ? policy_text(policy.value()) : a.policy;
+  }
+  std::string settings =
+      fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
+                  precision, a.recent_tokens, a.prompt_style);
+  if (a.keep_original != "none") settings += " originals";  // in which tier changes nothing
+  if (a.quality_action == "promote")
+    settings += fmt::format(" promote {} {}", a.quality_samples, a.quality_bound);
+  return settings;
 }
 
 Result<std::string> default_store_path() {

@@ -32,6 +32,11 @@ struct RunArguments {
   bool restart = false;
 
   std::string preset = "balanced";
+  std::string policy;  // name, codec pair or file; empty: the preset
+  std::string keep_original = "none";
+  double quality_samples = 0;
+  double quality_bound = 0;
+  std::string quality_action = "warn";
   std::string dram_budget = "4G";
   std::string dram_blocks;  // empty: all of the DRAM budget
   std::string nvme_budget;  // empty: no NVMe tier

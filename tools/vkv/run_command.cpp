@@ -107,6 +107,7 @@ int run_single(const RunArguments& arguments, const SessionOptions& options) {
   RunFacts facts = run_facts(arguments, options);
   facts.engine = session.value()->engine();
   facts.io_engine = session.value()->io_engine();
+  facts.quality = session.value()->cache_stats().quality;
   facts.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   facts.failure_count = listener.failure_count() + (status.ok() ? 0 : 1);
   facts.interrupted = interrupted;
@@ -126,7 +127,7 @@ int run_single(const RunArguments& arguments, const SessionOptions& options) {
 RunFacts run_facts(const RunArguments& arguments, const SessionOptions& options) {
   RunFacts facts;
   facts.model = arguments.model;
-  facts.preset = arguments.preset;
+  facts.preset = options.cache.precision.name;
   facts.dram_bytes_max = options.cache.dram_bytes_max;
   facts.nvme_bytes_max = options.cache.nvme_bytes_max;
   return facts;
@@ -136,6 +137,8 @@ void log_session(const Session& session) {
   const CacheOptions& options = session.cache_options();
   spdlog::info("model: {} layers, {} query heads, {} KV heads of {} channels", options.shape.layers,
                options.shape.q_heads, options.shape.kv_heads, options.shape.head_dim);
+  spdlog::info("weights: {} MiB in memory, loaded in {:.2f} s", session.weight_bytes() >> 20,
+               session.load_seconds());
   spdlog::info("attention: {}; store: {} {}", session.engine(), session.io_engine(),
                options.store_path);
   spdlog::info("media: {}", media_decoder_name());

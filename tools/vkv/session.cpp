@@ -5,20 +5,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <utility>
 
+#include "runtime/base/stopwatch.h"
 #include "tools/mllm/media.h"
 
 namespace vkv {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Gives the media's sequence back, whatever happens to its questions.
 class PrefixOwner {
@@ -45,7 +39,18 @@ std::string media_group(const Job& job, int image_count) {
 
 TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
   const TierStats& of = stats.tier[static_cast<size_t>(tier)];
-  return {of.bytes_used, of.bytes_peak};
+  return {of.bytes_used, of.bytes_peak, of.original_bytes};
+}
+
+Result<ImageProcessor> load_processor(const std::string& folder, int edge) {
+  VKV_TRY_ASSIGN(processor, ImageProcessor::load(folder));
+  if (processor.height() != edge || processor.width() != edge) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("{}: the processor makes pictures of {} x {}, the vision tower takes "
+                              "{} x {}: they are of different checkpoints",
+                              folder, processor.width(), processor.height(), edge, edge));
+  }
+  return processor;
 }
 
 }  // namespace
@@ -53,16 +58,14 @@ TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
 Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Progress* progress,
                                                const std::atomic<bool>* cancel) {
   progress->begin_phase("loading the model", "");
-  VKV_TRY_ASSIGN(processor, ImageProcessor::load(options.model_folder));
-  VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model_folder));
-  VKV_TRY_ASSIGN(model, Model::load(options.model_folder, {.threads = options.cache.threads}));
-  const int edge = model->config().vision.image_edge;
-  if (processor.height() != edge || processor.width() != edge) {
-    return Status(
-        Code::kInvalidArgument,
-        fmt::format("{}: the processor makes pictures of {} x {}, the vision tower takes "
-                    "{} x {}: they are of different checkpoints",
-                    options.model_folder, processor.width(), processor.height(), edge, edge));
+  const Stopwatch since_start;
+  VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model));
+  VKV_TRY_ASSIGN(model, Model::load(options.model, {.threads = options.cache.threads}));
+  const double load_seconds = since_start.seconds();
+  std::optional<ImageProcessor> processor;
+  if (model->config().has_vision()) {
+    VKV_TRY_ASSIGN(loaded, load_processor(options.model, model->config().vision.image_edge));
+    processor.emplace(std::move(loaded));
   }
   CacheOptions cache_options = options.cache;
   cache_options.shape = model->kv_shape();
@@ -74,13 +77,15 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
                                                cancel));
   VKV_TRY_ASSIGN(generator, Generator::make(session->model_.get(), &session->tokenizer_,
                                             session->cache_.get(), options.generator));
+  session->load_seconds_ = load_seconds;
   session->generator_ = std::make_unique<Generator>(std::move(generator));
   progress->clear();
   return session;
 }
 
-Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer, ImageProcessor processor,
-                 std::unique_ptr<Cache> cache, Progress* progress, const std::atomic<bool>* cancel)
+Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
+                 std::optional<ImageProcessor> processor, std::unique_ptr<Cache> cache,
+                 Progress* progress, const std::atomic<bool>* cancel)
     : model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
       processor_(std::move(processor)),
@@ -99,11 +104,14 @@ Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per
 
 // Pixel values, picture after picture. Frames are let go as soon as they are values.
 Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
+  if (!processor_ && (!job.images.empty() || !job.video.empty()))
+    return Status(Code::kInvalidArgument,
+                  "the model reads text alone: ask it without pictures and videos");
   progress_->begin_phase("decoding media", "frames");
   std::vector<std::vector<float>> values;
   const auto add = [&](const Image& image, const std::string& path) -> Status {
     VKV_TRY(check_cancel());
-    Result<std::vector<float>> pixels = processor_.process(image);
+    Result<std::vector<float>> pixels = processor_->process(image);
     if (!pixels.ok()) {
       return {pixels.status().code(), fmt::format("{}: {}", path, pixels.status().message())};
     }
@@ -126,7 +134,7 @@ Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
 }
 
 Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
-  const Clock::time_point start = Clock::now();
+  const Stopwatch since_start;
   VKV_TRY_ASSIGN(pixels, load_media(job));
   Media media;
   if (!pixels.empty()) {
@@ -145,7 +153,7 @@ Status Session::run(const Job& job, std::span<const size_t> questions, AnswerLis
     VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
     owner.emplace(generator_.get(), prefix);
   }
-  const double media_seconds = seconds_since(start);
+  const double media_seconds = since_start.seconds();
   for (const size_t index : questions) {
     const Status status =
         ask(job, index, media, owner ? &owner->prefix() : nullptr, media_seconds, listener);
@@ -209,6 +217,7 @@ AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& an
   record.ttft_seconds = answer.ttft_seconds;
   record.tpot_seconds = answer.tpot_seconds;
   record.kv = answer.stats.role;
+  record.forms = answer.stats.forms;
   record.dram = tier_bytes(last, Tier::kDram);
   record.nvme = tier_bytes(last, Tier::kNvme);
   record.dram.peak = tier_bytes(after, Tier::kDram).peak;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +20,7 @@
 namespace vkv {
 
 struct SessionOptions {
-  std::string model_folder;
+  std::string model;   // as of Model::load
   CacheOptions cache;  // shape and element are the model's
   GeneratorOptions generator;
 };
@@ -50,11 +51,15 @@ class Session {
 
   std::string engine() const { return cache_->engine(); }
   std::string io_engine() const { return cache_->io_engine(); }
+  double load_seconds() const { return load_seconds_; }
+  uint64_t weight_bytes() const { return model_->weight_bytes(); }
   const CacheOptions& cache_options() const { return cache_->options(); }
+  CacheStats cache_stats() const { return cache_->stats(); }
 
  private:
-  Session(std::unique_ptr<Model> model, Tokenizer tokenizer, ImageProcessor processor,
-          std::unique_ptr<Cache> cache, Progress* progress, const std::atomic<bool>* cancel);
+  Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
+          std::optional<ImageProcessor> processor, std::unique_ptr<Cache> cache, Progress* progress,
+          const std::atomic<bool>* cancel);
 
   Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
   Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
@@ -66,12 +71,13 @@ class Session {
 
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
-  ImageProcessor processor_;
+  std::optional<ImageProcessor> processor_;  // of a model with vision
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Generator> generator_;  // points to the four above
   Progress* progress_;
   const std::atomic<bool>* cancel_;
-  CacheStats counted_;  // what the answers so far account for
+  double load_seconds_ = 0;  // model and tokenizer, from open() to the cache
+  CacheStats counted_;       // what the answers so far account for
 };
 
 }  // namespace vkv

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <string_view>
+#include <tuple>
 
 #include "tools/vkv/byte_size.h"
 
@@ -52,7 +53,10 @@ Json times_json(const std::vector<double>& seconds) {
 }
 
 Json tier_json(const TierBytes& tier, uint64_t budget) {
-  return {{"bytes", tier.bytes}, {"peak", tier.peak}, {"budget", budget}};
+  return {{"bytes", tier.bytes},
+          {"peak", tier.peak},
+          {"budget", budget},
+          {"originals", tier.originals}};
 }
 
 Json role_json(const RoleStats& role) {
@@ -62,7 +66,19 @@ Json role_json(const RoleStats& role) {
           {"bytes_at_16_bit", role.value_count * 2},
           {"reduction_percent", reduction_percent(role)},
           {"high_percent", percent(role.high_value_count, role.value_count)},
+          {"promoted_percent", percent(role.promoted_value_count, role.value_count)},
+          {"original_bytes", role.original_bits / 8},
           {"nvme_percent", percent(role.nvme_value_count, role.value_count)}};
+}
+
+Json quality_json(const QualityStats& quality) {
+  return {{"samples", quality.sample_count},        {"errors", quality.error_count},
+          {"error_mean", quality.error_mean},       {"error_max", quality.error_max},
+          {"over_bound", quality.over_bound_count}, {"promotions", quality.promotion_count}};
+}
+
+auto form_key(const FormStats& form) {
+  return std::tuple(form.role, form.form, form.k_codec, form.v_codec);
 }
 
 void add_stats(RoleStats& sum, const RoleStats& role) {
@@ -73,6 +89,19 @@ void add_stats(RoleStats& sum, const RoleStats& role) {
   sum.sealed_stored_bits += role.sealed_stored_bits;
   sum.nvme_value_count += role.nvme_value_count;
   sum.high_value_count += role.high_value_count;
+  sum.promoted_value_count += role.promoted_value_count;
+  sum.original_bits += role.original_bits;
+}
+
+void append_quality(std::string& text, const QualityStats& quality) {
+  if (quality.sample_count == 0) return;
+  line(text, "");
+  line(text,
+       "quality meter: {} samples; relative error of a head's output: mean {:.4f}, largest {:.4f}",
+       quality.sample_count, quality.error_mean, quality.error_max);
+  if (quality.over_bound_count > 0)
+    line(text, "WARNING: {} samples above the bound; {} layers promoted anew",
+         quality.over_bound_count, quality.promotion_count);
 }
 
 }  // namespace
@@ -93,10 +122,22 @@ void Totals::add(const AnswerRecord& record) {
     prompt_tokens_[role] += record.prompt_tokens[role];
     add_stats(kv_[role], record.kv[role]);
   }
+  for (const FormStats& form : record.forms) {
+    const auto at = std::lower_bound(
+        forms_.begin(), forms_.end(), form,
+        [](const FormStats& a, const FormStats& b) { return form_key(a) < form_key(b); });
+    if (at == forms_.end() || form_key(*at) != form_key(form)) {
+      forms_.insert(at, form);
+    } else {
+      at->token_count += form.token_count;
+      at->byte_count += form.byte_count;
+    }
+  }
   answer_tokens_ += record.answer_tokens;
   for (const auto& [sum, tier] : {std::pair{&dram_, &record.dram}, {&nvme_, &record.nvme}}) {
     sum->bytes = std::max(sum->bytes, tier->bytes);
     sum->peak = std::max(sum->peak, tier->peak);
+    sum->originals = std::max(sum->originals, tier->originals);
   }
   io_.extents_needed += record.io.extents_needed;
   io_.nvme_read_bytes += record.io.nvme_read_bytes;
@@ -145,6 +186,7 @@ void Totals::append_roles(std::string& text) const {
   }
   const RoleStats all = all_roles();
   row("all", all);
+  append_forms(text);
   line(text, "");
   const RoleStats& visual = kv_[static_cast<size_t>(Role::kVisual)];
   line(text, "compression against 16 bit   {:.2f} x (headers, padding and tables counted)",
@@ -154,6 +196,19 @@ void Totals::append_roles(std::string& text) const {
     line(text, "visual values on NVMe        {:.1f} %",
          percent(visual.nvme_value_count, visual.value_count));
   }
+  if (all.original_bits > 0)
+    line(text, "16-bit originals beside them {} ({:.1f} bits more a value)",
+         byte_size_text(all.original_bits / 8),
+         ratio(static_cast<double>(all.original_bits), static_cast<double>(all.value_count)));
+}
+
+void Totals::append_forms(std::string& text) const {
+  line(text, "");
+  line(text, "{:<10}{:<10}{:<10}{:>16}{:>14}", "KV of", "form", "K/V", "tokens*layers", "stored");
+  for (const FormStats& form : forms_)
+    line(text, "{:<10}{:<10}{:<10}{:>16}{:>14}", name(form.role), name(form.form),
+         fmt::format("{}/{}", name(form.k_codec), name(form.v_codec)), form.token_count,
+         byte_size_text(form.byte_count));
 }
 
 void Totals::append_tiers(std::string& text, const RunFacts& facts) const {
@@ -202,6 +257,7 @@ std::string Totals::table(const RunFacts& facts) const {
   append_roles(text);
   append_tiers(text, facts);
   append_times(text);
+  append_quality(text, facts.quality);
   return text;
 }
 
@@ -225,6 +281,7 @@ Json Totals::json(const RunFacts& facts) const {
                  {"nvme_written_bytes", io_.nvme_written_bytes},
                  {"prefetch_hits", io_.prefetch_hits},
                  {"prefetch_ready", io_.prefetch_ready}}},
+               {"quality", quality_json(facts.quality)},
                {"media_ms", times_json(media_seconds_)},
                {"ttft_ms", times_json(ttft_seconds_)},
                {"tpot_ms", times_json(tpot_seconds_)}};
@@ -234,6 +291,14 @@ Json Totals::json(const RunFacts& facts) const {
     json["prompt_tokens"][label] = prompt_tokens_[index];
     json["kv"][label] = role_json(kv_[index]);
   }
+  json["forms"] = Json::array();
+  for (const FormStats& form : forms_)
+    json["forms"].push_back({{"role", name(form.role)},
+                             {"form", name(form.form)},
+                             {"k", name(form.k_codec)},
+                             {"v", name(form.v_codec)},
+                             {"tokens_times_layers", form.token_count},
+                             {"bytes", form.byte_count}});
   const RoleStats all = all_roles();
   const RoleStats& visual = kv_[static_cast<size_t>(Role::kVisual)];
   json["kv"]["all"] = role_json(all);

@@ -26,6 +26,7 @@ struct RunFacts {
   uint64_t earlier_count = 0;  // answers taken from an earlier run
   uint64_t failure_count = 0;  // jobs and questions without an answer
   bool interrupted = false;
+  QualityStats quality;  // of this run's answers
 };
 
 // Adds up answers. Ratios are of sums, so that long prompts weigh more than short ones.
@@ -48,6 +49,7 @@ class Totals {
   using Accuracies = std::map<std::string, Accuracy>;
   void append_accuracy(std::string& text) const;
   void append_roles(std::string& text) const;
+  void append_forms(std::string& text) const;
   void append_tiers(std::string& text, const RunFacts& facts) const;
   void append_times(std::string& text) const;
 
@@ -57,7 +59,8 @@ class Totals {
   std::array<uint64_t, kRoleCount> prompt_tokens_{};
   uint64_t answer_tokens_ = 0;
   std::array<RoleStats, kRoleCount> kv_;
-  TierBytes dram_, nvme_;  // bytes: the most that any answer left; peak: the most ever
+  std::vector<FormStats> forms_;  // by role, form and codecs
+  TierBytes dram_, nvme_;         // bytes: the most that any answer left; peak: the most ever
   IoCounts io_;
   std::vector<double> media_seconds_, ttft_seconds_, tpot_seconds_;
 };

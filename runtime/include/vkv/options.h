@@ -12,10 +12,25 @@
 
 namespace vkv {
 
+// How K and V of a class of tokens are stored.
 struct CodecPair {
   Codec k = Codec::kF16;
   Codec v = Codec::kF16;
+  // K is rotated by a Hadamard matrix after its mean was taken off, which spreads outliers over all
+  // channels: K I2 or I1, head_dim a power of two.
+  bool k_rotated = false;
+  // V has a scale and a zero point per token instead of per channel; V not at 16 bit, and not with
+  // headers that a segment shares.
+  bool v_per_token = false;
   bool operator==(const CodecPair&) const = default;
+};
+
+// What one layer does instead of the policy's own pairs; written by calibration.
+struct LayerPrecision {
+  int layer = 0;
+  CodecPair high;
+  CodecPair low;
+  bool operator==(const LayerPrecision&) const = default;
 };
 
 // Role and saliency of a token -> how it is stored once it is sealed.
@@ -33,12 +48,45 @@ struct PrecisionPolicy {
   int sink_tokens = 4;                    // the first tokens of a sequence
   double sink_sigmas = 6.0;               // a key this far from the mean is a sink; 0: none is
   bool segment_headers = false;           // one header for the low tokens of a prefill window
+  std::vector<LayerPrecision> layers;     // overrides, each layer at most once, in any order
+
+  bool operator==(const PrecisionPolicy&) const = default;
 };
+
+// The pairs of one layer: its override, or the policy's own.
+LayerPrecision precision_of_layer(const PrecisionPolicy& policy, int layer);
+
+// Errors: kInvalidArgument naming the field and what it may be. What depends on the model (the
+// number of layers) is checked by Cache::open.
+Status validate(const PrecisionPolicy& policy);
 
 // exact, safe, balanced, visual2, visual1, extreme, onebit.
 // Errors: kInvalidArgument, listing the names there are.
 Result<PrecisionPolicy> precision_preset(std::string_view name);
 std::vector<std::string_view> precision_preset_names();
+
+// Whether the 16-bit K and V of low tokens stay beside their codes. A later question over the same
+// media is then read at 16 bit, and the tokens that it looks at get high precision; without them,
+// a token stays what the window that brought it made of it. DRAM: 16 bit a value, demoted first
+// where there is an NVMe tier. NVMe: written out at the end of the window, read once a question.
+enum class KeepOriginal : uint8_t { kNone = 0, kDram = 1, kNvme = 2 };
+std::string_view name(KeepOriginal keep);  // "none", "dram", "nvme"
+
+// What happens when a sample of the quality meter is above the bound.
+enum class QualityAction : uint8_t {
+  kCount = 0,    // counted in CacheStats, no more
+  kPromote = 1,  // its layer chooses high tokens anew, by the sample's query; needs originals
+};
+
+// Samples of the error that encoding makes, while the cache works. A sample is the newest query of
+// one attend call, layer and sequence, all its heads; its attention is computed again with 16-bit
+// K and V: with the originals where they are kept; otherwise, at the moment when tokens are
+// encoded, over those tokens, weighted by their share of the query's attention.
+struct QualityOptions {
+  double sample_fraction = 0;  // of layers and steps, 0..1; which ones depends on nothing random
+  double error_bound = 0;      // of a head: ||out - exact|| / ||exact||; 0: none
+  QualityAction action = QualityAction::kCount;
+};
 
 // How files are read and written. kAuto takes io_uring where the kernel allows it.
 enum class IoBackend : uint8_t { kAuto = 0, kUring = 1, kThreads = 2 };
@@ -50,6 +98,8 @@ struct CacheOptions {
   float score_scale = 0.0f;                 // 0: 1/sqrt(head_dim)
 
   PrecisionPolicy precision;
+  KeepOriginal keep_original = KeepOriginal::kNone;
+  QualityOptions quality;
   // Newest tokens of each sequence kept at 16 bit, and the most that truncate can always drop.
   // 16..4096. They are what the next answer tokens look at most.
   int recent_tokens = 128;

@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
+#include <vector>
 
 #include "vkv/types.h"
 
@@ -12,20 +14,23 @@ namespace vkv {
 struct TierStats {
   uint64_t bytes_used = 0;
   uint64_t bytes_peak = 0;
-  uint64_t bytes_max = 0;     // the budget
-  uint64_t extent_count = 0;  // extents that lie there now
+  uint64_t bytes_max = 0;       // the budget
+  uint64_t extent_count = 0;    // extents that lie there now
+  uint64_t original_bytes = 0;  // of bytes_used: 16-bit originals that are kept
 };
 
 // Storage of the tokens of one role, summed over layers, KV heads, K and V. Shared blocks count
 // once a sequence that holds them.
 struct RoleStats {
-  uint64_t token_count = 0;         // tokens of the sequence, not times layers
-  uint64_t value_count = 0;         // K and V values of all layers
-  uint64_t stored_bits = 0;         // with headers, padding, block table and means
+  uint64_t token_count = 0;  // tokens of the sequence, not times layers
+  uint64_t value_count = 0;  // K and V values of all layers
+  uint64_t stored_bits = 0;  // with headers, padding, tables, means, masks and promoted copies
   uint64_t sealed_value_count = 0;  // of them, in records
   uint64_t sealed_stored_bits = 0;
-  uint64_t nvme_value_count = 0;  // of them, on NVMe now
-  uint64_t high_value_count = 0;  // of them, in high precision (sink or high class)
+  uint64_t nvme_value_count = 0;      // of them, on NVMe now
+  uint64_t high_value_count = 0;      // of them, in high precision (sink or high class, promoted)
+  uint64_t promoted_value_count = 0;  // of them, promoted: their low copies are stored, unused
+  uint64_t original_bits = 0;         // of originals; a tier's cost, not in stored_bits
 
   double bits_per_value() const {
     return value_count == 0 ? 0.0
@@ -33,10 +38,37 @@ struct RoleStats {
   }
 };
 
+// In what form a token of a layer is stored. Promoted tokens and tokens with originals are stored
+// in several.
+enum class TokenForm : uint8_t { kOpen = 0, kHigh = 1, kLow = 2, kPromoted = 3, kOriginal = 4 };
+inline constexpr int kTokenFormCount = 5;
+std::string_view name(TokenForm form);  // "open", "high", "low", "promoted", "original"
+
+// Tokens of one role, form and codec pair, summed over layers.
+struct FormStats {
+  Role role = Role::kText;
+  TokenForm form = TokenForm::kOpen;
+  Codec k_codec = Codec::kF16;
+  Codec v_codec = Codec::kF16;
+  uint64_t token_count = 0;  // times layers
+  uint64_t byte_count = 0;   // with headers, padding, tables and masks
+};
+
 struct SequenceStats {
   uint64_t token_count = 0;
   uint64_t open_token_count = 0;  // of layer 0
   std::array<RoleStats, kRoleCount> role;
+  std::vector<FormStats> forms;  // by role, form, K codec, V codec; those that occur
+};
+
+// What the quality meter saw; see QualityOptions. One error a query head of a sample.
+struct QualityStats {
+  uint64_t sample_count = 0;
+  uint64_t error_count = 0;
+  double error_mean = 0;  // ||out - exact|| / ||exact||
+  double error_max = 0;
+  uint64_t over_bound_count = 0;  // samples with an error above the bound
+  uint64_t promotion_count = 0;   // layers that chose high tokens anew because of that
 };
 
 struct CacheStats {
@@ -53,6 +85,7 @@ struct CacheStats {
   double nvme_wait_seconds = 0;       // time that attend stood still for a read
   double attend_seconds = 0;
   double encode_seconds = 0;
+  QualityStats quality;
 };
 
 }  // namespace vkv

@@ -34,6 +34,7 @@ inline constexpr int kTierCount = 3;
 
 // How values are stored. The numbers stand in stored records: append only.
 enum class Codec : uint8_t { kF16 = 0, kBf16 = 1, kI8 = 2, kI4 = 3, kI2 = 4, kI1 = 5 };
+inline constexpr int kCodecCount = 6;
 
 // The element type of the caller's q, k, v and out tensors.
 enum class ElementType : uint8_t { kF32 = 0, kF16 = 1, kBf16 = 2 };

@@ -1,0 +1,17 @@
+// cpu_features.cpp: asks the CPU.
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/cpu_features.h"
+
+namespace vkv {
+
+bool cpu_has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+
+bool cpu_has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+}  // namespace vkv

@@ -1,0 +1,10 @@
+// cpu_features.h: which of the sets of loops this CPU can run.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace vkv {
+
+bool cpu_has_avx2();    // and FMA, F16C: what the avx2 sources are compiled for
+bool cpu_has_avx512();  // F, BW, DQ, VL: the avx512 ones
+
+}  // namespace vkv

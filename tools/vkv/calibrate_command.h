@@ -1,0 +1,40 @@
+// calibrate_command.h: `vkv calibrate`: which layer needs how many bits, measured, as a policy
+// file. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace vkv {
+
+struct CalibrateArguments {
+  std::string model;
+  std::string jobs;  // one of the two
+  std::string text;
+  std::string base = "visual2";  // preset, pair or file whose low codecs are replaced
+  std::string codecs = "i8,i4,i2,i1";
+  double bits = 0;  // of a low value, with headers; 0: those of the base
+  std::string out;
+
+  int limit = 0;  // 0: all
+  int recent_tokens = 128;
+  int new_tokens_max = 32;
+  int passage_tokens = 1024;
+  int passage_tail = 256;
+  std::string view = "auto";
+  std::string prompt_style = "auto";
+  int threads = 0;
+  bool quiet = false;
+  bool progress = false;
+};
+
+// Adds the flags with their help to the subcommand; parsing fills `arguments`, which must stay.
+void add_calibrate_flags(CLI::App& command, CalibrateArguments& arguments);
+
+// Returns the exit status (exit_code.h).
+int calibrate_command(const CalibrateArguments& arguments);
+
+}  // namespace vkv
