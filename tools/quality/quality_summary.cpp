@@ -89,7 +89,7 @@ ConfigurationSummary summarize(std::span<const SourceResult> results, size_t ind
   std::vector<double> kl, case_kl;
   std::vector<const std::vector<float>*> layer_errors;
   RoleStats visual, all;
-  double match = 0;
+  double match = 0, match_tokens = 0;
   uint64_t agreed = 0, same = 0;
   for (const SourceResult& result : results) {
     for (const CaseRow& row : result.rows) {
@@ -105,6 +105,7 @@ ConfigurationSummary summarize(std::span<const SourceResult> results, size_t ind
       group.position_count += one.kl.size();
       agreed += one.agreed;
       match += ratio(uint64_t{one.match_count}, uint64_t{one.answer_count});
+      match_tokens += one.match_count;
       same += one.match_count == one.answer_count ? 1 : 0;
       if (one.right && row.reference_right) {
         summary.answers.add(*row.reference_right, *one.right);
@@ -125,6 +126,7 @@ ConfigurationSummary summarize(std::span<const SourceResult> results, size_t ind
   summary.kl_max = quantile(kl, 1);
   summary.top1 = ratio(agreed, kl.size());
   summary.match = ratio(match, static_cast<double>(case_kl.size()));
+  summary.match_tokens = ratio(match_tokens, static_cast<double>(case_kl.size()));
   summary.same_answer = ratio(same, case_kl.size());
   const double limit = std::max(kCatastropheFloor, kCatastropheFactor * median(case_kl));
   summary.catastrophic =

@@ -56,8 +56,9 @@ struct ConfigurationSummary {
   uint64_t position_count = 0;
   double kl_mean = 0, kl_p99 = 0, kl_max = 0;  // over positions, nats
   double top1 = 0;                             // share of positions with the same likeliest token
-  double match = 0;        // mean share of an answer before the first greedy difference
-  double same_answer = 0;  // share of cases without one
+  double match = 0;         // mean share of an answer before the first greedy difference
+  double match_tokens = 0;  // mean of the same in tokens, end token included
+  double same_answer = 0;   // share of cases without one
   // Cases whose mean KL is above 10 times the median case's, and above 0.01 nats: below that
   // nothing is a catastrophe.
   double catastrophic = 0;

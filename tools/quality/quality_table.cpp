@@ -83,18 +83,20 @@ void append_rows(std::string& text, std::span<const ConfigurationSummary> summar
   for (const ConfigurationSummary& summary : summaries)
     width = std::max(width, summary.name.size());
   line(text, "");
-  line(text, "{:<{}} {:>23} {:>29} {:>8} {:>8} {:>6}", "", width, "visual bits a value",
-       "KL(exact || this), nats", "same", "same", "catas-");
-  line(text, "{:<{}} {:>7} {:>8} {:>6} {:>10} {:>9} {:>8} {:>8} {:>8} {:>6}  {:<22} {:<22} {}",
+  line(text, "{:<{}} {:>23} {:>29} {:>8} {:>8} {:>7} {:>6}", "", width, "visual bits a value",
+       "KL(exact || this), nats", "same", "same", "match", "catas-");
+  line(text,
+       "{:<{}} {:>7} {:>8} {:>6} {:>10} {:>9} {:>8} {:>8} {:>8} {:>7} {:>6}  {:<22} {:<22} {}",
        "configuration", width, "all", "encoded", "total", "mean", "p99", "max", "top-1 %",
-       "answer %", "tr. %", "right % [95 %]", "lost points [95 %]", "gate");
+       "answer %", "tokens", "tr. %", "right % [95 %]", "lost points [95 %]", "gate");
   for (const ConfigurationSummary& s : summaries)
     line(text,
-         "{:<{}} {:>7.2f} {:>8.2f} {:>6.2f} {:>10.2e} {:>9.2e} {:>8.2g} {:>8.2f} {:>8.2f} {:>6.2f}"
+         "{:<{}} {:>7.2f} {:>8.2f} {:>6.2f} {:>10.2e} {:>9.2e} {:>8.2g} {:>8.2f} {:>8.2f} {:>7.2f} "
+         "{:>6.2f}"
          "  {:<22} {:<22} {}",
          s.name, width, s.visual_bits, s.visual_encoded_bits, s.all_bits, s.kl_mean, s.kl_p99,
-         s.kl_max, 100 * s.top1, 100 * s.same_answer, 100 * s.catastrophic, right_text(s.answers),
-         drop_text(s.answers), verdict_text(s));
+         s.kl_max, 100 * s.top1, 100 * s.same_answer, s.match_tokens, 100 * s.catastrophic,
+         right_text(s.answers), drop_text(s.answers), verdict_text(s));
 }
 
 // KL, and points lost, where there are several kinds of media.
@@ -204,6 +206,7 @@ Json quality_json(const QualityFacts& facts, std::span<const ConfigurationSummar
                 {"kl", {{"mean", s.kl_mean}, {"p99", s.kl_p99}, {"max", s.kl_max}}},
                 {"top1", s.top1},
                 {"match", s.match},
+                {"match_tokens", s.match_tokens},
                 {"same_answer", s.same_answer},
                 {"catastrophic", s.catastrophic},
                 {"bits",

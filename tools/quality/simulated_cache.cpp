@@ -13,13 +13,48 @@
 namespace vkv {
 namespace {
 
-constexpr int kQueryChunk = 256;  // scores of one head and chunk lie in memory at once
+constexpr int kQueryChunk = 256;  // scores of one chunk lie in memory at once
+constexpr int kFewRows = 8;  // up to here packing for a matrix product costs more than it gains
 
 // c [m, n] = scale * a [m, k] * op(b); op(b) is b [k, n], or b [n, k] transposed.
 void multiply(bool transpose_b, int64_t m, int64_t n, int64_t k, float scale, const float* a,
               int64_t a_row, const float* b, int64_t b_row, float* c, int64_t c_row) {
   VKV_CHECK(dnnl_sgemm('N', transpose_b ? 'T' : 'N', m, n, k, scale, a, a_row, b, b_row, 0.0f, c,
                        c_row) == dnnl_success);
+}
+
+// As multiply(true, ...), row by row. 16 sums, so that the compiler may keep them in vectors.
+void multiply_few(int64_t m, int64_t n, int64_t k, float scale, const float* a, const float* b,
+                  int64_t b_row, float* c) {
+  constexpr int64_t kSums = 16;
+  for (int64_t j = 0; j < n; ++j) {
+    const float* const key = b + j * b_row;
+    for (int64_t i = 0; i < m; ++i) {
+      const float* const query = a + i * k;
+      float sums[kSums] = {};
+      int64_t at = 0;
+      for (; at + kSums <= k; at += kSums)
+        for (int64_t lane = 0; lane < kSums; ++lane)
+          sums[lane] += query[at + lane] * key[at + lane];
+      for (; at < k; ++at) sums[0] += query[at] * key[at];
+      for (int64_t lane = 1; lane < kSums; ++lane) sums[0] += sums[lane];
+      c[i * n + j] = scale * sums[0];
+    }
+  }
+}
+
+// c [m, n] = a [m, k] * b [k, n], row by row of b; c is contiguous.
+void combine_few(int64_t m, int64_t n, int64_t k, const float* a, const float* b, int64_t b_row,
+                 float* c) {
+  std::fill_n(c, m * n, 0.0f);
+  for (int64_t t = 0; t < k; ++t) {
+    const float* const value = b + t * b_row;
+    for (int64_t i = 0; i < m; ++i) {
+      const float weight = a[i * k + t];
+      if (weight == 0) continue;
+      for (int64_t at = 0; at < n; ++at) c[i * n + at] += weight * value[at];
+    }
+  }
 }
 
 // CalibQuant's g() on the scores of the quantized tokens; see scheme.h.
@@ -173,10 +208,19 @@ Status SimulatedCache::attend(int layer_index, std::span<const AttendRequest> re
       return {Code::kInvalidArgument,
               "attend: " + std::to_string(request.q_len) + " queries; append before attend"};
     std::vector<float> lse(static_cast<size_t>(request.q_len * options_.shape.q_heads));
-    for (int begin = 0; begin < request.q_len; begin += kQueryChunk)
-      for (int head = 0; head < options_.shape.q_heads; ++head)
-        attend_head(layer_index, layer, request, head, begin,
-                    std::min(kQueryChunk, request.q_len - begin), lse.data());
+    const std::vector<uint32_t> low = low_tokens(layer);
+    for (int begin = 0; begin < request.q_len; begin += kQueryChunk) {
+      for (int kv_head = 0; kv_head < options_.shape.kv_heads; ++kv_head) {
+        Chunk chunk = {.layer = layer_index,
+                       .kv_head = kv_head,
+                       .begin = begin,
+                       .count = std::min(kQueryChunk, request.q_len - begin),
+                       .tokens = &layer,
+                       .low = &low,
+                       .request = &request};
+        attend_chunk(chunk, lse.data());
+      }
+    }
     VKV_TRY(seal_simulated(layer, {.options = &options_,
                                    .scheme = &scheme_,
                                    .roles = sequence->roles,
@@ -189,75 +233,95 @@ Status SimulatedCache::attend(int layer_index, std::span<const AttendRequest> re
   return {};
 }
 
-void SimulatedCache::attend_head(int layer_index, const SimulatedLayer& layer,
-                                 const AttendRequest& request, int head, int begin, int count,
-                                 float* lse) {
-  const int64_t dim = options_.shape.head_dim, q_row = options_.shape.q_heads * dim;
-  const int64_t kv_row = options_.shape.kv_heads * dim;
-  const int64_t kv_offset = head / options_.shape.group() * dim;
-  const int64_t tokens = layer.token_count();
-  const float* const q = static_cast<const float*>(request.q) + begin * q_row + head * dim;
-  float* const out = static_cast<float*>(request.out) + begin * q_row + head * dim;
+void SimulatedCache::score(const Chunk& chunk, const std::vector<float>& keys,
+                           float* scores) const {
+  const int64_t dim = options_.shape.head_dim, kv_row = options_.shape.kv_heads * dim;
+  const int64_t tokens = chunk.tokens->token_count(), rows = chunk.rows(options_.shape);
+  const float* const head_keys = keys.data() + chunk.kv_head * dim;
+  if (rows <= kFewRows)
+    multiply_few(rows, tokens, dim, scale_, chunk.q.data(), head_keys, kv_row, scores);
+  else
+    multiply(true, rows, tokens, dim, scale_, chunk.q.data(), dim, head_keys, kv_row, scores,
+             tokens);
+}
 
-  std::vector<float> weight(static_cast<size_t>(count * tokens));
-  multiply(true, count, tokens, dim, scale_, q, q_row, layer.k.data() + kv_offset, kv_row,
-           weight.data(), tokens);
-  if (corrects_scores()) correct_scores(layer_index, layer, q, head, count, weight);
-  if (scheme_.kind == SchemeKind::kCalibQuant) {
-    const std::vector<uint32_t> low = low_tokens(layer);
-    for (int i = 0; i < count; ++i) calibrate_scores(scheme_, low, weight.data() + i * tokens);
-  }
-  for (int i = 0; i < count; ++i) {
-    float* const row = weight.data() + i * tokens;
-    const int64_t visible = tokens - request.q_len + begin + i + 1;
+void SimulatedCache::attend_chunk(Chunk& chunk, float* lse) {
+  const KvShape& shape = options_.shape;
+  const int64_t dim = shape.head_dim, group = shape.group(), kv_row = shape.kv_heads * dim;
+  const int64_t tokens = chunk.tokens->token_count(), rows = chunk.rows(shape);
+  const AttendRequest& request = *chunk.request;
+  // Where the heads of query i lie in q and out.
+  const auto place = [&](int64_t i) {
+    return ((chunk.begin + i) * shape.q_heads + chunk.kv_head * group) * dim;
+  };
+  const auto* const q = static_cast<const float*>(request.q);
+  for (int64_t i = 0; i < chunk.count; ++i)
+    chunk.q.insert(chunk.q.end(), q + place(i), q + place(i) + group * dim);
+
+  std::vector<float> weight(static_cast<size_t>(rows * tokens));
+  score(chunk, chunk.tokens->k, weight.data());
+  if (corrects_scores()) correct_scores(chunk, weight);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const row = weight.data() + r * tokens;
+    if (scheme_.kind == SchemeKind::kCalibQuant) calibrate_scores(scheme_, *chunk.low, row);
+    const int64_t i = chunk.begin + r / group;
+    const int64_t visible = tokens - request.q_len + i + 1;
     const float greatest = *std::max_element(row, row + visible);
     double sum = 0;
     for (int64_t t = 0; t < visible; ++t) sum += row[t] = std::exp(row[t] - greatest);
     for (int64_t t = 0; t < visible; ++t) row[t] = static_cast<float>(row[t] / sum);
     std::fill(row + visible, row + tokens, 0.0f);
-    lse[(begin + i) * options_.shape.q_heads + head] = static_cast<float>(greatest + std::log(sum));
+    lse[i * shape.q_heads + chunk.kv_head * group + r % group] =
+        static_cast<float>(greatest + std::log(sum));
   }
-  multiply(false, count, dim, tokens, 1.0f, weight.data(), tokens, layer.v.data() + kv_offset,
-           kv_row, out, q_row);
+
+  std::vector<float> out(static_cast<size_t>(rows * dim));
+  const float* const values = chunk.tokens->v.data() + chunk.kv_head * dim;
+  if (rows <= kFewRows)
+    combine_few(rows, dim, tokens, weight.data(), values, kv_row, out.data());
+  else
+    multiply(false, rows, dim, tokens, 1.0f, weight.data(), tokens, values, kv_row, out.data(),
+             dim);
+  for (int64_t i = 0; i < chunk.count; ++i)
+    std::copy_n(out.data() + i * group * dim, group * dim,
+                static_cast<float*>(request.out) + place(i));
 }
 
 // Scores about the middle of the levels, times lambda; and what lambda is fitted from.
-void SimulatedCache::correct_scores(int layer_index, const SimulatedLayer& layer, const float* q,
-                                    int head, int count, std::span<float> scores) {
-  const std::vector<uint32_t> low = low_tokens(layer);
-  if (low.empty()) return;
-  const int64_t dim = options_.shape.head_dim, q_row = options_.shape.q_heads * dim;
-  const int64_t kv_row = options_.shape.kv_heads * dim;
-  const int64_t kv_offset = head / options_.shape.group() * dim, tokens = layer.token_count();
-  const auto factor = static_cast<size_t>(layer_index * options_.shape.q_heads + head);
-  const auto scores_of = [&](const std::vector<float>& k) {
-    std::vector<float> result(scores.size());
-    multiply(true, count, tokens, dim, scale_, q, q_row, k.data() + kv_offset, kv_row,
-             result.data(), tokens);
-    return result;
+void SimulatedCache::correct_scores(const Chunk& chunk, std::span<float> scores) {
+  if (chunk.low->empty()) return;
+  const KvShape& shape = options_.shape;
+  const int64_t tokens = chunk.tokens->token_count();
+  // Of the query head of row r, in [layers, q_heads].
+  const auto factor = [&](int64_t r) {
+    return static_cast<size_t>(chunk.layer * shape.q_heads + chunk.kv_head * shape.group() +
+                               r % shape.group());
   };
-  const std::vector<float> middle = scores_of(layer.k_middle);
+  std::vector<float> middle(scores.size());
+  score(chunk, chunk.tokens->k_middle, middle.data());
   if (scheme_.fits_lambda) {
-    const std::vector<float> given = scores_of(layer.k_given);
-    for (int i = 0; i < count; ++i) {
+    std::vector<float> given(scores.size());
+    score(chunk, chunk.tokens->k_given, given.data());
+    const auto n = static_cast<double>(chunk.low->size());
+    for (int64_t r = 0; r < chunk.rows(shape); ++r) {
       double x = 0, y = 0, xx = 0, xy = 0;  // x: quantized, y: true
-      for (const uint32_t t : low) {
-        const auto at = static_cast<size_t>(i * tokens + t);
+      for (const uint32_t t : *chunk.low) {
+        const auto at = static_cast<size_t>(r * tokens + t);
         const double dx = double{scores[at]} - middle[at], dy = double{given[at]} - middle[at];
         x += dx, y += dy, xx += dx * dx, xy += dx * dy;
       }
-      const auto n = static_cast<double>(low.size());
-      fit_.covariance[factor] += xy - x * y / n;
-      fit_.variance[factor] += xx - x * x / n;
+      fit_.covariance[factor(r)] += xy - x * y / n;
+      fit_.variance[factor(r)] += xx - x * x / n;
     }
   }
   if (!scheme_.lambda) return;
-  const float lambda = (*scheme_.lambda)[factor];
-  for (int i = 0; i < count; ++i)
-    for (const uint32_t t : low) {
-      const auto at = static_cast<size_t>(i * tokens + t);
+  for (int64_t r = 0; r < chunk.rows(shape); ++r) {
+    const float lambda = (*scheme_.lambda)[factor(r)];
+    for (const uint32_t t : *chunk.low) {
+      const auto at = static_cast<size_t>(r * tokens + t);
       scores[at] = middle[at] + lambda * (scores[at] - middle[at]);
     }
+  }
 }
 
 Result<SequenceStats> SimulatedCache::sequence_stats(SequenceId id) const {

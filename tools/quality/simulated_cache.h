@@ -64,11 +64,21 @@ class SimulatedCache final : public Cache {
   Result<const Sequence*> find(SequenceId id) const;
   Result<Sequence*> find(SequenceId id);
   bool corrects_scores() const { return scheme_.lambda != nullptr || scheme_.fits_lambda; }
-  // Chunks of queries [begin, begin + count) of the request, one query head.
-  void attend_head(int layer, const SimulatedLayer& tokens, const AttendRequest& request, int head,
-                   int begin, int count, float* lse);
-  void correct_scores(int layer, const SimulatedLayer& tokens, const float* q, int head, int count,
-                      std::span<float> scores);
+  // One chunk of an attend for the query heads of one KV head: queries [begin, begin + count). Rows
+  // are (query, head), the heads of a query next to each other.
+  struct Chunk {
+    int layer, kv_head, begin, count;
+    const SimulatedLayer* tokens;
+    const std::vector<uint32_t>* low;  // sealed tokens of the scheme
+    const AttendRequest* request;
+    std::vector<float> q;  // [rows, head_dim]
+
+    int rows(const KvShape& shape) const { return count * shape.group(); }
+  };
+  void attend_chunk(Chunk& chunk, float* lse);
+  void correct_scores(const Chunk& chunk, std::span<float> scores);
+  // [rows, tokens] of the chunk's queries with keys [tokens, kv_heads, head_dim].
+  void score(const Chunk& chunk, const std::vector<float>& keys, float* scores) const;
 
   CacheOptions options_;
   Scheme scheme_;
