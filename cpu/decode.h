@@ -1,5 +1,5 @@
-// decode.h: a record -> K and V, one code at a time, for the reference engine, tests and
-// inspection. SPDX-License-Identifier: Apache-2.0
+// decode.h: a record -> K and V, code by code, for the reference engine, tests and inspection.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include "runtime/base/block_format.h"
@@ -8,7 +8,8 @@
 namespace vkv {
 
 // Decodes one KV head of a block: k and v are [token_count, head_dim].
-// k_mean: [kv_heads, head_dim], added back where the block is centred; nullptr is zero.
+// Rotated K is rotated back. k_mean: [kv_heads, head_dim], added back where the block is centred;
+// nullptr is zero.
 void decode_head(const KvShape& shape, const BlockView& block, int kv_head, const float* k_mean,
                  float* k, float* v);
 

@@ -133,6 +133,19 @@ void scale_scores(float* scores, int rows, int tokens, float factor) {
     }
 }
 
+void scale_weights(const TileWeights& weights, const TokenScales& scales) {
+  for (int row = 0; row < weights.rows; ++row) {
+    float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
+    Floats zeros = {};
+    for (int t = 0; t < weights.tokens; t += kLanes) {
+      const Floats weight = load<Floats>(scores + t);
+      zeros += weight * load<Floats>(scales.zero + t);
+      store(scores + t, weight * load<Floats>(scales.scale + t));
+    }
+    scales.zero_sum[row] = sum_of_lanes(zeros);
+  }
+}
+
 void add_plane_products(const int32_t* products, const TileOutput& output) {
   for (int row = 0; row < output.rows; ++row) {
     const int32_t* high = products + static_cast<size_t>(row) * output.channels;

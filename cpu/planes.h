@@ -14,6 +14,7 @@ void scale_queries(const float* q, int rows, int channels, const float* scale, c
 void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
                         float factor, float* scores);
 void scale_scores(float* scores, int rows, int tokens, float factor);
+void scale_weights(const TileWeights& weights, const TokenScales& scales);
 void add_plane_products(const int32_t* products, const TileOutput& output);
 void add_products(const float* products, const TileOutput& output);
 

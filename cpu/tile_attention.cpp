@@ -74,8 +74,11 @@ void TileAttention::begin(const AttendTask& task) {
   grow(weight_planes_, plane_room * kTileTokens);
   for (Buffer<float>* buffer : {&scale_, &zero_, &value_scale_, &value_zero_, &byte_zero_})
     grow(*buffer, width);
-  for (Buffer<float>* buffer : {&q_step_, &tile_max_, &tile_sum_, &keep_, &weight_})
+  for (Buffer<float>* buffer : {&q_step_, &tile_max_, &tile_sum_, &keep_, &weight_, &zero_sum_})
     grow(*buffer, row_room);
+  for (Buffer<float>* buffer : {&token_scale_, &token_zero_}) grow(*buffer, kTileTokens);
+  ones_.resize(std::max(ones_.size(), width), 1.0f);
+  rotated_q_.clear();
   grow(q_beta_, row_room);
   visible_.assign(row_room, 0);
   out_.assign(row_room * width, 0.0f);
@@ -115,6 +118,7 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
                                     const std::byte* header) {
   if (header == key_header_) return;  // a segment shares it
   key_header_ = header;
+  const Buffer<float>& q = queries_for(task, block);
   functions_.floats_from_halves(halves_of(header), channels_, scale_.data());
   functions_.floats_from_halves(halves_of(header) + channels_, channels_, zero_.data());
   if (!block.centred && task.item->k_mean != nullptr) {
@@ -123,19 +127,36 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
     for (int c = 0; c < head_dim; ++c) zero_[c] -= mean[c];
   }
   if (!as_bytes(block.k_codec)) {
-    functions_.scale_queries(q_.data(), rows_, channels_, scale_.data(), zero_.data(),
+    functions_.scale_queries(q.data(), rows_, channels_, scale_.data(), zero_.data(),
                              scaled_q_.data(), q_beta_.data());
     return;
   }
   const float bias = bias_of(block.k_codec);
   for (int c = 0; c < channels_; ++c) zero_[c] += bias * scale_[c];
-  functions_.make_query_planes(q_.data(), rows_, channels_, scale_.data(), zero_.data(),
+  functions_.make_query_planes(q.data(), rows_, channels_, scale_.data(), zero_.data(),
                                middle_of(block.k_codec),
                                {q_planes_.data(), q_step_.data(), q_beta_.data()});
 }
 
-void TileAttention::load_value_header(const BlockView& block, const std::byte* header) {
-  const uint16_t* halves = halves_of(header) + 2 * channels_;
+const TileAttention::Buffer<float>& TileAttention::queries_for(const AttendTask& task,
+                                                               const BlockView& block) {
+  if (!block.k_rotated) return q_;
+  if (rotated_q_.empty()) {
+    rotated_q_ = q_;
+    functions_.rotate_rows(rotated_q_.data(), rows_, channels_, task.item->shape.head_dim);
+  }
+  return rotated_q_;
+}
+
+void TileAttention::load_token_scales(const std::byte* scales, int block_tokens, int token,
+                                      int tokens) {
+  const uint16_t* halves = halves_of(scales) + token;
+  functions_.floats_from_halves(halves, tokens, token_scale_.data());
+  functions_.floats_from_halves(halves + block_tokens, tokens, token_zero_.data());
+}
+
+void TileAttention::load_value_header(const BlockView& block, const std::byte* scales) {
+  const uint16_t* halves = halves_of(scales);
   functions_.floats_from_halves(halves, channels_, value_scale_.data());
   functions_.floats_from_halves(halves + channels_, channels_, value_zero_.data());
   const float bias = bias_of(block.v_codec);
@@ -144,14 +165,14 @@ void TileAttention::load_value_header(const BlockView& block, const std::byte* h
 
 Status TileAttention::add_block(const AttendTask& task, const BlockView& block) {
   const AttendItem& item = *task.item;
-  const BlockLayout layout = block_layout(item.shape.kv_heads, item.shape.head_dim, block.k_codec,
-                                          block.v_codec, block.token_count);
+  const BlockLayout layout = block_layout(item.shape, block);
   const std::byte* header = block.headers + layout.header_of(task.kv_head);
   const std::byte* k = block.payload + layout.k_of(task.kv_head);
   const std::byte* v = block.payload + layout.v_of(task.kv_head);
   const bool k_coded = !is_16_bit(block.k_codec), v_coded = !is_16_bit(block.v_codec);
+  const std::byte* v_scales = v_coded ? block.headers + layout.v_scales_of(task.kv_head) : nullptr;
   if (k_coded) load_key_header(task, block, header);
-  if (v_coded) load_value_header(block, header);
+  if (v_coded && !block.v_per_token) load_value_header(block, v_scales);
   const float* mean = item.k_mean == nullptr
                           ? nullptr
                           : item.k_mean + static_cast<size_t>(task.kv_head) * item.shape.head_dim;
@@ -178,12 +199,17 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
                              mean};
       VKV_TRY(score_halves(tile, item.scale));
     }
-    const bool bytes = weigh(tokens, v_coded && as_bytes(block.v_codec),
+    const bool bytes = weigh(tokens, v_coded && !block.v_per_token && as_bytes(block.v_codec),
                              k_coded ? q_beta_.data() : nullptr, item.scale);
     if (v_coded) {
       const CodeTile tile = {v,     bits_of(block.v_codec), layout.tokens, 0, channels_,
                              token, token + tokens};
-      VKV_TRY(add_code_values(tile, bytes));
+      if (block.v_per_token) {
+        load_token_scales(v_scales, layout.tokens, token, tokens);
+        VKV_TRY(add_token_scaled_values(tile));
+      } else {
+        VKV_TRY(add_code_values(tile, bytes));
+      }
     } else {
       const HalfTile tile = {halves_of(v) + token,
                              static_cast<size_t>(layout.tokens),
@@ -266,9 +292,7 @@ void TileAttention::set_dead(int tokens, float value) {
 bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float factor) {
   // A score of -inf leaves a weight of e^-87: nothing in planes, and set to zero in fp32.
   if (live_ != nullptr) set_dead(tokens, -std::numeric_limits<float>::infinity());
-  const TileWeights weights = {rows_,           visible_.data(),       tokens,
-                               scores_.data(),  weight_planes_.data(), tile_max_.data(),
-                               tile_sum_.data()};
+  const TileWeights weights = tile_weights(tokens);
   if (bytes) {
     functions_.softmax_planes(weights);
     for (int row = 0; row < rows_; ++row)
@@ -303,6 +327,19 @@ Status TileAttention::add_code_values(const CodeTile& tile, bool bytes) {
   functions_.unpack_bytes(tile, reinterpret_cast<uint8_t*>(panels_.data()));
   VKV_TRY(multiply(Product::kValues, true, tokens, channels_));
   functions_.add_plane_products(products_.data(), output(value_scale_.data(), byte_zero_.data()));
+  return {};
+}
+
+// sum of p (s c + z) = sum of (p s) c + sum of p z, the second alike in all channels.
+Status TileAttention::add_token_scaled_values(const CodeTile& tile) {
+  const int tokens = tile.column_end - tile.column_begin;
+  functions_.scale_weights(tile_weights(tokens),
+                           {token_scale_.data(), token_zero_.data(), zero_sum_.data()});
+  functions_.unpack_floats(tile, panels_.data());
+  VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
+  TileOutput target = output(ones_.data(), ones_.data());
+  target.sum = zero_sum_.data();
+  functions_.add_products(reinterpret_cast<const float*>(products_.data()), target);
   return {};
 }
 
@@ -350,6 +387,12 @@ Result<const Brgemm*> TileAttention::kernel(Product product, bool bytes, int n, 
                                      .c_stride = scores ? kTileTokens : channels_}));
   known = made;
   return known;
+}
+
+TileWeights TileAttention::tile_weights(int tokens) {
+  return {rows_,           visible_.data(),       tokens,
+          scores_.data(),  weight_planes_.data(), tile_max_.data(),
+          tile_sum_.data()};
 }
 
 TileOutput TileAttention::output(const float* scale, const float* zero) {

@@ -50,7 +50,10 @@ class TileAttention {
 
   // Queries against a block's K header, values' scales from its V header.
   void load_key_header(const AttendTask& task, const BlockView& block, const std::byte* header);
-  void load_value_header(const BlockView& block, const std::byte* header);
+  void load_value_header(const BlockView& block, const std::byte* scales);
+  void load_token_scales(const std::byte* scales, int block_tokens, int token, int tokens);
+  // q_, or H q for rotated K.
+  const Buffer<float>& queries_for(const AttendTask& task, const BlockView& block);
   bool as_bytes(Codec codec) const;
 
   // 1. Scores of a tile of K into scores_.
@@ -63,10 +66,12 @@ class TileAttention {
   void set_dead(int tokens, float value);
   // 3. Weights times V into out_.
   Status add_code_values(const CodeTile& tile, bool bytes);
+  Status add_token_scaled_values(const CodeTile& tile);  // by the scales loaded last
   Status add_half_values(const HalfTile& tile, bool transposed);
 
   Status multiply(Product product, bool bytes, int k, int columns);
   Result<const Brgemm*> kernel(Product product, bool bytes, int n, int k);
+  TileWeights tile_weights(int tokens);
   TileOutput output(const float* scale, const float* zero);
 
   const MatrixUnit& unit_;
@@ -82,6 +87,7 @@ class TileAttention {
   const std::byte* key_header_ = nullptr;  // which the query planes were made for
 
   Buffer<float> q_;            // [rows, channels]
+  Buffer<float> rotated_q_;    // [rows, channels]: H q, empty until a block asks for it
   Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
   Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
   Buffer<float> q_step_;       // [rows]
@@ -91,6 +97,10 @@ class TileAttention {
   Buffer<float> value_scale_;  // [channels]
   Buffer<float> value_zero_;   // [channels], of codes as they are
   Buffer<float> byte_zero_;    // [channels], of codes as unpack_bytes() leaves them
+  Buffer<float> token_scale_;  // [kTileTokens] of V per token
+  Buffer<float> token_zero_;   // [kTileTokens]
+  Buffer<float> zero_sum_;     // [rows]: of weight * zero of V per token
+  Buffer<float> ones_;         // [channels]
 
   Buffer<float> panels_;           // K, then V, of a tile
   Buffer<int32_t> products_;       // [2 * rows + 1, kTileTokens] or [2 * rows, channels]

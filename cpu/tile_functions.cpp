@@ -3,6 +3,7 @@
 #include "cpu/tile_functions.h"
 
 #include "cpu/planes.h"
+#include "cpu/rotate.h"
 #include "cpu/softmax.h"
 #include "cpu/unpack.h"
 
@@ -15,12 +16,14 @@ const TileFunctions& tile_functions() {
       .unpack_floats = &VKV_ISA::unpack_floats,
       .transpose_halves = &VKV_ISA::transpose_halves,
       .convert_halves = &VKV_ISA::convert_halves,
+      .rotate_rows = &VKV_ISA::rotate_rows,
       .make_query_planes = &VKV_ISA::make_query_planes,
       .scale_queries = &VKV_ISA::scale_queries,
       .scores_from_planes = &VKV_ISA::scores_from_planes,
       .scale_scores = &VKV_ISA::scale_scores,
       .softmax_floats = &VKV_ISA::softmax_floats,
       .softmax_planes = &VKV_ISA::softmax_planes,
+      .scale_weights = &VKV_ISA::scale_weights,
       .add_plane_products = &VKV_ISA::add_plane_products,
       .add_products = &VKV_ISA::add_products,
   };

@@ -76,6 +76,13 @@ struct TileOutput {
   float* out;           // [rows, channels]
 };
 
+// A tile's weights against V per token: each becomes weight * scale of its token.
+struct TokenScales {
+  const float* scale;  // [tokens]
+  const float* zero;   // [tokens]
+  float* zero_sum;     // [rows]: sum of weight * zero
+};
+
 struct TileFunctions {
   // values[i] of fp16 bits; count in 32s.
   void (*floats_from_halves)(const uint16_t* halves, int count, float* values);
@@ -88,6 +95,8 @@ struct TileFunctions {
   // k = rows, n = columns: V of open tokens.
   void (*convert_halves)(const HalfTile& tile, float* panels);
 
+  // Rows of H q: hadamard() of runtime/base/hadamard.h over the first head_dim channels.
+  void (*rotate_rows)(float* values, int rows, int channels, int head_dim);
   // q: [rows, channels]; scale and zero: [channels], of the codes as they were unpacked;
   // code_middle: of their range.
   void (*make_query_planes)(const float* q, int rows, int channels, const float* scale,
@@ -103,6 +112,9 @@ struct TileFunctions {
 
   void (*softmax_floats)(const TileWeights& weights);  // does not touch planes
   void (*softmax_planes)(const TileWeights& weights);
+
+  // weights: as softmax_floats() leaves them; scores are replaced.
+  void (*scale_weights)(const TileWeights& weights, const TokenScales& scales);
 
   // products: [2 * rows, channels] of weight planes and codes, in steps of 1 / kPlaneSteps.
   void (*add_plane_products)(const int32_t* products, const TileOutput& output);

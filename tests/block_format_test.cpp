@@ -11,8 +11,9 @@ namespace {
 
 TEST(block_format, packing_is_a_bijection_for_every_width_and_shape) {
   for (const int bits : {8, 4, 2, 1}) {
-    for (const int columns : {32, 64, 96, 128, 256}) {
-      for (const int rows : {32, 64, 96, 128, 256}) {
+    for (int columns = 32; columns <= 256;
+         columns += 32) {  // every padded head_dim and token count
+      for (int rows = 32; rows <= 256; rows += 32) {
         const size_t word_count = static_cast<size_t>(rows) * columns * bits / 32;
         std::vector<uint32_t> used(word_count, 0);
         for (int row = 0; row < rows; ++row) {
@@ -97,6 +98,13 @@ TEST(block_format, a_record_with_shared_headers_is_its_payload) {
   const BlockLayout layout = block_layout(2, 128, Codec::kI1, Codec::kI1, 128, true);
   EXPECT_EQ(layout.payload_offset(), 0u);
   EXPECT_EQ(layout.record_bytes(), layout.payload_bytes());
+}
+
+TEST(block_format, v_per_token_has_four_bytes_of_header_a_token) {
+  const BlockLayout layout = block_layout(2, 128, Codec::kI8, Codec::kI4, 70, false, true);
+  EXPECT_EQ(layout.head_header, 4u * 128 + 4u * 96);
+  EXPECT_EQ(layout.v_scales_of(1), layout.header_of(1) + 4u * 128);
+  EXPECT_EQ(layout.payload_offset(), 2 * layout.head_header);
 }
 
 TEST(block_format, only_16_bit_pairs_have_no_header) {

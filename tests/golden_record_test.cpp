@@ -5,7 +5,8 @@
 // A record of 3 tokens of one KV head of 8 channels: K is (7 t + 3 c) % 11 - 4 + c / 4, V is
 // (5 t + 7 c) % 13 / 4 - 1, for token t and channel c. Lines are "offset: 16 bytes" in hex; lines
 // that are not listed are zero. The header (s_k z_k s_v z_v, 64 bytes each) is at 0 and K from
-// 0x100 on; 16-bit records have no header. A program written from the format's text alone agrees.
+// 0x100 on; 16-bit records have no header. Written by tests/golden/record/make_golden.py from the
+// format's text alone.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -16,10 +17,11 @@
 namespace vkv {
 namespace {
 
-Tokens golden_tokens() {
-  Tokens tokens = {.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 8}, .count = 3};
-  for (int t = 0; t < 3; ++t) {
-    for (int c = 0; c < 8; ++c) {
+Tokens golden_tokens(int count, int head_dim) {
+  Tokens tokens = {.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = head_dim},
+                   .count = count};
+  for (int t = 0; t < count; ++t) {
+    for (int c = 0; c < head_dim; ++c) {
       tokens.k.push_back(half_from_float(static_cast<float>((7 * t + 3 * c) % 11 - 4) +
                                          0.25f * static_cast<float>(c)));
       tokens.v.push_back(half_from_float(static_cast<float>((5 * t + 7 * c) % 13) / 4 - 1));
@@ -47,15 +49,46 @@ std::string dump(const Record& record) {
   return text;
 }
 
-std::string golden_dump(Codec k_codec, Codec v_codec) {
-  const auto backend = make_engine("reference");
-  const Tokens tokens = golden_tokens();
-  return dump(
-      encode_rows(*backend, tokens, row_range(0, 3), {.k_codec = k_codec, .v_codec = v_codec}));
+BlockOptions options_of(Codec k_codec, Codec v_codec) {
+  return {.k_codec = k_codec, .v_codec = v_codec};
+}
+
+BlockOptions per_token(Codec codec) {
+  return {.k_codec = codec, .v_codec = codec, .v_per_token = true};
+}
+
+// Relative to a mean of c / 4.
+BlockOptions rotated(Codec codec) {
+  static const std::vector<float> mean = [] {
+    std::vector<float> quarters;
+    for (int c = 0; c < kHeadDimMax; ++c) quarters.push_back(0.25f * static_cast<float>(c));
+    return quarters;
+  }();
+  return {.k_codec = codec, .v_codec = codec, .k_mean = mean.data(), .k_rotated = true};
+}
+
+// The same from all loops of the encoder.
+Record golden_record(const BlockOptions& options, int token_count, int head_dim) {
+  const Tokens tokens = golden_tokens(token_count, head_dim);
+  const std::vector<uint32_t> rows = row_range(0, token_count);
+  Record record = encode_rows(*make_engine("reference"), tokens, rows, options);
+  EXPECT_EQ(dump(encode_rows(*make_engine("onednn"), tokens, rows, options)), dump(record));
+  return record;
+}
+
+std::string golden_dump(const BlockOptions& options) { return dump(golden_record(options, 3, 8)); }
+
+// FNV-1a of a record of 70 tokens of 64 channels.
+uint64_t golden_hash(const BlockOptions& options) {
+  const Record record = golden_record(options, 70, 64);
+  uint64_t hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < record.bytes.byte_count(); ++i)
+    hash = (hash ^ static_cast<uint64_t>(record.bytes.data()[i])) * 0x100000001b3;
+  return hash;
 }
 
 TEST(golden_record, f16_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kF16, Codec::kF16),
+  EXPECT_EQ(golden_dump(options_of(Codec::kF16, Codec::kF16)),
             "0000: 00c400ba0041c04500c0003d8044c047\n"
             "0040: 0042404600be003f004580c100388043\n"
             "0080: 00bc8040804580c0003c4044804700b4\n"
@@ -70,7 +103,7 @@ TEST(golden_record, f16_has_these_bytes) {
 }
 
 TEST(golden_record, bf16_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kBf16, Codec::kBf16),
+  EXPECT_EQ(golden_dump(options_of(Codec::kBf16, Codec::kBf16)),
             "0000: 80c040bf2040b84000c0a03f9040f840\n"
             "0040: 4040c840c0bfe03fa04030c0003f7040\n"
             "0080: 80bf1040b04010c0803f8840f04080be\n"
@@ -85,7 +118,7 @@ TEST(golden_record, bf16_has_these_bytes) {
 }
 
 TEST(golden_record, i8_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kI8, Codec::kI8),
+  EXPECT_EQ(golden_dump(options_of(Codec::kI8, Codec::kI8)),
             "0000: 07270727072704280727072707270428\n"
             "0040: 00c400ba00be80c000c080c1003800b4\n"
             "0080: 05210420052104200521042004200420\n"
@@ -97,7 +130,7 @@ TEST(golden_record, i8_has_these_bytes) {
 }
 
 TEST(golden_record, i4_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kI4, Codec::kI4),
+  EXPECT_EQ(golden_dump(options_of(Codec::kI4, Codec::kI4)),
             "0000: 77377737773744387737773777374438\n"
             "0040: 00c400ba00be80c000c080c1003800b4\n"
             "0080: 55314430553144305531443044304430\n"
@@ -109,7 +142,7 @@ TEST(golden_record, i4_has_these_bytes) {
 }
 
 TEST(golden_record, i2_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kI2, Codec::kI2),
+  EXPECT_EQ(golden_dump(options_of(Codec::kI2, Codec::kI2)),
             "0000: 6f406f406f4011416f406f406f401141\n"
             "0040: a6c39ab84dbd1ac04dbf26c1663966aa\n"
             "0080: 553a5539553a5539553a553955395539\n"
@@ -121,7 +154,7 @@ TEST(golden_record, i2_has_these_bytes) {
 }
 
 TEST(golden_record, i1_has_these_bytes) {
-  EXPECT_EQ(golden_dump(Codec::kI1, Codec::kI1),
+  EXPECT_EQ(golden_dump(options_of(Codec::kI1, Codec::kI1)),
             "0000: e444e444e4445545e444e444e4445545\n"
             "0040: 39c2723072b455bb72bc1cbee43e553c\n"
             "0080: ab3ec73dab3ec73dab3ec73dc73dc73d\n"
@@ -130,6 +163,91 @@ TEST(golden_record, i1_has_these_bytes) {
             "0120: 00010101010000010001010000000000\n"
             "0180: 00010100000100000000010001000100\n"
             "0190: 00000100010001000001000001000100\n");
+}
+
+TEST(golden_record, i8_with_v_per_token_has_these_bytes) {
+  EXPECT_EQ(golden_dump(per_token(Codec::kI8)),
+            "0000: 07270727072704280727072707270428\n"
+            "0040: 00c400ba00be80c000c080c1003800b4\n"
+            "0080: 05210622062200000000000000000000\n"
+            "00c0: 00bc00bc00bc00000000000000000000\n"
+            "0100: 000092ffffff00806d6dff0000000000\n"
+            "0120: 009292ffff0000806dffff0000000000\n"
+            "0500: 006ad500b3ff55001a80ea00cc006a00\n"
+            "0510: 3395ff00e61580004daa0000ff2b9500\n");
+}
+
+TEST(golden_record, i4_with_v_per_token_has_these_bytes) {
+  EXPECT_EQ(golden_dump(per_token(Codec::kI4)),
+            "0000: 77377737773744387737773777374438\n"
+            "0040: 00c400ba00be80c000c080c1003800b4\n"
+            "0080: 11311432143200000000000000000000\n"
+            "00c0: 80bb66bb66bb00000000000000000000\n"
+            "0100: 0000090f0f0f000806060f0000000000\n"
+            "0120: 0009090f0f000008060f0f0000000000\n"
+            "0300: 00060d000b0f050001080e000c000600\n"
+            "0310: 03090f000e010800040a00000f020900\n");
+}
+
+TEST(golden_record, i2_with_v_per_token_has_these_bytes) {
+  EXPECT_EQ(golden_dump(per_token(Codec::kI2)),
+            "0000: 6f406f406f4011416f406f406f401141\n"
+            "0040: a6c39ab84dbd1ac04dbf26c1663966aa\n"
+            "0080: 5539cd3acd3a00000000000000000000\n"
+            "00c0: 00ba33ba33ba00000000000000000000\n"
+            "0100: 00000203030300020101030000000000\n"
+            "0120: 00020203030000020103030000000000\n"
+            "0200: 00010300020301000001030003000100\n"
+            "0210: 00020300030001000102000003000200\n");
+}
+
+TEST(golden_record, i1_with_v_per_token_has_these_bytes) {
+  EXPECT_EQ(golden_dump(per_token(Codec::kI1)),
+            "0000: e444e444e4445545e444e444e4445545\n"
+            "0040: 39c2723072b455bb72bc1cbee43e553c\n"
+            "0080: 003f403e403e00000000000000000000\n"
+            "00c0: 00b900b800ac00000000000000000000\n"
+            "0100: 00000101010100010000010000000000\n"
+            "0120: 00010101010000010001010000000000\n"
+            "0180: 00000100010100000001010001000000\n"
+            "0190: 00010100010000000001000001000100\n");
+}
+
+TEST(golden_record, i2_with_rotated_k_has_these_bytes) {
+  EXPECT_EQ(golden_dump(rotated(Codec::kI2)),
+            "0000: 2a33ed40c743c7432f3d2f3d2f3d2f3d\n"
+            "0040: b1410cc43ec8c7c7a8bdc7c30000c7c3\n"
+            "0080: 553a5539553a5539553a553955395539\n"
+            "00c0: 80bb000080b900bc00b700ba00bc00b8\n"
+            "0100: 00000002020103030303020000000000\n"
+            "0120: 00030003030003000003000300000000\n"
+            "0200: 00020300010300000002030003000200\n"
+            "0210: 00020300030002000103000003000200\n");
+}
+
+TEST(golden_record, i1_with_rotated_k_has_these_bytes) {
+  EXPECT_EQ(golden_dump(rotated(Codec::kI1)),
+            "0000: 8b372f4552485248ea42ea42ea42ea42\n"
+            "0040: e441e4c153c69ec563bf0dc2eab60dc2\n"
+            "0080: ab3ec73dab3ec73dab3ec73dc73dc73d\n"
+            "00c0: abb8393255b51cb955ad39b672ba72b0\n"
+            "0100: 00000001010001010101010000000000\n"
+            "0120: 00010001010001000001000100000000\n"
+            "0180: 00010100000100000000010001000100\n"
+            "0190: 00000100010001000001000001000100\n");
+}
+
+TEST(golden_record, larger_records_hash_to_these_numbers) {
+  EXPECT_EQ(golden_hash(options_of(Codec::kI8, Codec::kI8)), 0xa9cf08bbd8256b03u);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI4, Codec::kI4)), 0xa19bc87671110b35u);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI2, Codec::kI2)), 0xb001721e5141a15eu);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI1, Codec::kI1)), 0x7a87c786d4da4608u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI8)), 0x2f34185677f74963u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI4)), 0xc58f4c29b6b56481u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI2)), 0x079f18a79d7ca666u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI1)), 0xd38149e8fde5d6bbu);
+  EXPECT_EQ(golden_hash(rotated(Codec::kI2)), 0xdd07478f22893561u);
+  EXPECT_EQ(golden_hash(rotated(Codec::kI1)), 0x1ec2aef7315808a9u);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "tests/temporary_directory.h"
+#include "tools/mllm/checkpoint.h"
 #include "tools/mllm/model_config.h"
 #include "tools/mllm/safetensors.h"
 #include "tools/mllm/tokenizer.h"
@@ -55,6 +56,15 @@ std::string mutated(std::string text, size_t byte_count, std::mt19937_64& random
     byte_count = std::max<size_t>(1, std::min(byte_count, text.size()));
   }
   if (random() % 16 == 0) text.resize(random() % (text.size() + 1));
+  return text;
+}
+
+// Changes a few bytes of text[0, byte_count) in place: what is behind them is still read.
+std::string overwritten(std::string text, size_t byte_count, std::mt19937_64& random) {
+  for (uint64_t edits = 1 + random() % 3; edits > 0; --edits) {
+    char& byte = text[random() % byte_count];
+    byte = static_cast<char>(random() % 2 == 0 ? byte ^ (1 << random() % 8) : random());
+  }
   return text;
 }
 
@@ -112,6 +122,34 @@ TEST(model_files_fuzz, tokenizer) {
     expect_outcome(ids.status());
     if (ids.ok()) (void)tokenizer.value().decode(ids.value());
   }
+}
+
+TEST(model_files_fuzz, gguf) {
+  std::mt19937_64 random(seed + 3);
+  const TemporaryDirectory scratch;
+  const std::string path = scratch / "model.gguf";
+  const std::string whole = file_text(VKV_SOURCE_DIR "/tools/smollm/golden/random.gguf");
+  // Names of tensors stand behind all metadata; values of tensors are all valid.
+  const size_t head_bytes = whole.rfind("output_norm.weight") + 64;
+  ASSERT_LT(head_bytes, whole.size() / 4);
+  int refused = 0;
+  for (int round = 0; round < rounds; ++round) {
+    // The first kilobyte has counts and the configuration.
+    const size_t byte_count = round % 2 == 0 ? 1000 : head_bytes;
+    std::ofstream(path, std::ios::binary)
+        << (round % 3 == 0 ? mutated(whole, byte_count, random)
+                           : overwritten(whole, byte_count, random));
+    const auto tokenizer = Tokenizer::load(path);
+    expect_outcome(tokenizer.status());
+    const auto checkpoint = open_checkpoint(path);
+    expect_outcome(checkpoint.status());
+    refused += checkpoint.ok() ? 0 : 1;
+    if (!checkpoint.ok()) continue;
+    for (const char* name : {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"})
+      expect_outcome(checkpoint.value().weights->floats(name, {384, 96}).status());
+  }
+  EXPECT_GT(refused, rounds / 4);
+  EXPECT_LT(refused, rounds);
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tests/plain_cache.h"
 #include "tests/temporary_directory.h"
 #include "tools/mllm/model.h"
 
@@ -64,6 +66,51 @@ TEST_F(model_load, the_random_checkpoint_is_read_as_it_is) {
   EXPECT_EQ(config.text.rope_theta, 1e6);
   const KvShape expected = {.layers = 2, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
   EXPECT_EQ(model.value()->kv_shape(), expected);
+}
+
+// Logits of the last of a few tokens.
+Result<std::vector<float>> some_logits(Model& model) {
+  const std::vector<int32_t> tokens = {5, 77, 300, 41};
+  const std::vector<Role> roles(tokens.size(), Role::kText);
+  PlainCache cache(model.kv_shape());
+  const SequenceId sequence = cache.create_sequence().value();
+  return model.forward(cache, {.sequence = sequence, .tokens = tokens, .roles = roles}, {});
+}
+
+TEST_F(model_load, a_decoder_alone_computes_what_it_does_inside_a_llava) {
+  const auto whole = Model::load(scratch_.path(), {.threads = 1});
+  ASSERT_TRUE(whole.ok()) << whole.status().message();
+  // As Qwen2ForCausalLM has it: the decoder's fields on top, tensors without "language_model.".
+  Json config = config_["text_config"];
+  config["architectures"] = {"Qwen2ForCausalLM"};
+  config["tie_word_embeddings"] = true;
+  write("config.json", config.dump());
+  std::string file;
+  {
+    std::ifstream stream(kRandom / "model.safetensors", std::ios::binary);
+    file.assign(std::istreambuf_iterator<char>(stream), {});
+  }
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, file.data(), 8);
+  std::string header = file.substr(8, header_bytes);
+  const std::string_view prefix = "language_model.model.";
+  for (size_t at = header.find(prefix); at != header.npos; at = header.find(prefix, at))
+    header.replace(at, prefix.size(), "model.");
+  header.resize(header_bytes, ' ');
+  write("model.safetensors", file.replace(8, header_bytes, header));
+
+  const auto alone = Model::load(scratch_.path(), {.threads = 1});
+  ASSERT_TRUE(alone.ok()) << alone.status().message();
+  EXPECT_FALSE(alone.value()->config().has_vision());
+  EXPECT_EQ(alone.value()->kv_shape(), whole.value()->kv_shape());
+  EXPECT_LT(alone.value()->weight_bytes(), whole.value()->weight_bytes());
+  const auto expected = some_logits(*whole.value()), actual = some_logits(*alone.value());
+  ASSERT_TRUE(expected.ok() && actual.ok());
+  EXPECT_EQ(actual.value(), expected.value());
+
+  config["architectures"] = {"LlamaForCausalLM"};
+  write("config.json", config.dump());
+  expect_error(Code::kUnsupported, "Qwen2ForCausalLM");
 }
 
 TEST_F(model_load, missing_files_are_named) {

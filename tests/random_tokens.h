@@ -103,6 +103,8 @@ struct BlockOptions {
   Codec v_codec = Codec::kI8;
   const float* k_mean = nullptr;
   const std::byte* shared_headers = nullptr;
+  bool k_rotated = false;
+  bool v_per_token = false;
 };
 
 inline EncodeItem encode_item(const Tokens& tokens, std::span<const uint32_t> rows,
@@ -110,6 +112,8 @@ inline EncodeItem encode_item(const Tokens& tokens, std::span<const uint32_t> ro
   return {.shape = tokens.shape,
           .k_codec = options.k_codec,
           .v_codec = options.v_codec,
+          .k_rotated = options.k_rotated,
+          .v_per_token = options.v_per_token,
           .source = tokens.open(),
           .rows = rows,
           .k_mean = options.k_mean,
@@ -120,11 +124,9 @@ inline EncodeItem encode_item(const Tokens& tokens, std::span<const uint32_t> ro
 inline Record encode_rows(Backend& backend, const Tokens& tokens, std::span<const uint32_t> rows,
                           const BlockOptions& options) {
   Record record;
-  record.layout =
-      block_layout(tokens.shape.kv_heads, tokens.shape.head_dim, options.k_codec, options.v_codec,
-                   static_cast<int>(rows.size()), options.shared_headers != nullptr);
-  record.bytes = AlignedBytes(record.layout.record_bytes(), 0xff);
   EncodeItem item = encode_item(tokens, rows, options);
+  record.layout = block_layout(item);
+  record.bytes = AlignedBytes(record.layout.record_bytes(), 0xff);
   item.record = record.bytes.span();
   const Status status = backend.encode({&item, 1});
   EXPECT_TRUE(status.ok()) << status.message();
@@ -132,6 +134,8 @@ inline Record encode_rows(Backend& backend, const Tokens& tokens, std::span<cons
       .k_codec = options.k_codec,
       .v_codec = options.v_codec,
       .centred = options.k_mean != nullptr && !is_16_bit(options.k_codec),
+      .k_rotated = options.k_rotated,
+      .v_per_token = options.v_per_token,
       .token_count = static_cast<int>(rows.size()),
       .headers = options.shared_headers != nullptr ? options.shared_headers : record.bytes.data(),
       .payload = record.bytes.data() + record.layout.payload_offset()};

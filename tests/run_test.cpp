@@ -222,6 +222,18 @@ TEST_F(Run, text_alone_is_answered_too) {
   EXPECT_EQ(result.out, cases[0]["answer"].get<std::string>() + "\n");
 }
 
+TEST_F(Run, a_decoder_in_a_gguf_file_answers_text_and_refuses_pictures) {
+  const std::string smollm = VKV_SOURCE_DIR "/tools/smollm/golden/random";
+  const Json golden = Json::parse(std::ifstream(smollm + ".json"))["cases"][0];
+  const Words words = {"run",      "--model", smollm + ".gguf", "--prompt",     golden["question"],
+                       "--preset", "exact",   "--json",         "--max-tokens", "9"};
+  const ProgramResult result = vkv(words);
+  ASSERT_EQ(result.exit_status, 0) << result.err;
+  EXPECT_EQ(Json::parse(result.out)["answers"][0]["text"], golden["answer"]);
+  expect_refused(vkv({"run", "--model", smollm + ".gguf", "--prompt", "x", "--image", "x.png"}), 1,
+                 "the model reads text alone: ask it without pictures and videos");
+}
+
 TEST_F(Run, the_same_seed_gives_the_same_answer) {
   const Words words = {"--prompt", "Who?", "--temperature", "1.5", "--max-tokens", "20", "--quiet"};
   const std::string one = run(joined(words, {"--seed", "1"})).out;
@@ -429,6 +441,17 @@ TEST_F(Run, topo_prints_this_machine) {
   }
   const Json json = Json::parse(vkv({"topo", "--json"}).out);
   EXPECT_GE(json["cpu"]["usable_threads"], 1);
+}
+
+TEST_F(Run, bench_encode_compares_every_codec_with_memcpy) {
+  const ProgramResult text = vkv({"bench", "encode", "--blocks", "3", "--repetitions", "1"});
+  EXPECT_EQ(text.exit_status, 0) << text.err;
+  for (const char* words : {"memcpy", "F16 / F16", "I8 / I8", "I4 / I4", "I2 / I2", "I1 / I1"}) {
+    EXPECT_NE(text.out.find(words), std::string::npos) << words << "\n" << text.out;
+  }
+  const ProgramResult refused = vkv({"bench", "encode", "--head-dim", "60"});
+  EXPECT_EQ(refused.exit_status, 2);
+  EXPECT_NE(refused.err.find("head_dim"), std::string::npos) << refused.err;
 }
 
 }  // namespace

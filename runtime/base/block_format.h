@@ -2,25 +2,58 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A block is up to tokens_per_block() tokens of one layer and one precision class, all KV heads, K
-// and V. A record is its encoded form, the same bytes in every tier, 64-byte aligned:
+// and V. A record is its encoded form, the same bytes in every tier, little-endian, 64-byte
+// aligned. C is head_dim rounded up to 32, T the number of tokens rounded up to 32; H is the number
+// of KV heads, b the bits of a code. What lies past head_dim or past the last token is zero,
+// everywhere.
 //
-//   headers   kv_heads x { s_k[C] z_k[C] s_v[C] z_v[C] }   fp16; absent where K and V are 16 bit,
-//                                                          or where a segment shares its headers
-//   payload   kv_heads x { K payload, V payload }
+//   offset                        bytes                 what
+//   0                             H x header            absent if K and V are both 16 bit, or if
+//   the
+//                                                       blocks of a segment share their headers
+//   H x header                    H x (K, V payloads)   nothing lies between or behind
 //
-// C is head_dim rounded up to 32 (padded channels have s = z = 0 and code 0), T is token_count
-// rounded up to 32. A value is z + s * code, for K relative to the mean mu of the layer where the
-// block is centred. A codec of 16 bits has no scale: where only one of K and V is 16 bit, its part
-// of the header is zero.
+// The header of a KV head, all fp16:
 //
-//   16 bit:  K row-major [T][C], V transposed [C][T], fp16 or bf16, little-endian; padding is 0
-//   codes:   K rows = tokens, columns = channels; V rows = channels, columns = tokens; packed:
+//   offset       bytes   what
+//   0            2 C     s_k, a channel each
+//   2 C          2 C     z_k
+//   4 C          2 L     s_v: L = C, a channel each; V per token: L = T, a token each
+//   4 C + 2 L    2 L     z_v
 //
-// Packing of a matrix [rows][columns] of b-bit codes, rows a multiple of 16 * kRowTiles and columns
-// of 32: see code_position(). One 32-bit word gives, by (word >> (b * p)) & (0x01010101 * (2^b -
-// 1)), four consecutive columns of one row as u8x4, for p = 0 .. 8/b - 1. Eight consecutive words
-// are eight consecutive rows of the same four columns. This is an A register of mma.m16n8k32, and a
-// row of a VNNI or AMX tile, without a shuffle.
+// so 8 C bytes, or 4 C + 4 T. Shared headers, [H] of them, are never per token. Where only one of K
+// and V is 16 bit, its half of the header is zero. The payload of a KV head:
+//
+//   offset       bytes                what
+//   0            2 T C, or T C b / 8  K: 16 bit: row-major [T][C]; codes: a packed matrix, rows =
+//                                     tokens, columns = channels
+//   behind K     2 T C, or T C b / 8  V: 16 bit: [C][T]; codes: rows = channels, columns = tokens
+//
+// 16 bit is fp16 or bf16 as the codec says. A code c of channel d and token t stands for
+//
+//   K            z_k[d] + s_k[d] c, relative to the mean key mu of the layer where the block is
+//                centred
+//   K rotated    the same for channel d of H (k - mu), H as in runtime/base/hadamard.h; C =
+//   head_dim
+//                then, or 32 for a head_dim of 8 or 16, and b is 2 or 1
+//   V            z_v[d] + s_v[d] c; per token: z_v[t] + s_v[t] c
+//
+// Attention never decodes. With c_t the codes of a token, p_t its weight, q_r = q or H q:
+//
+//   score        q_r.(z_k + s_k c_t) = (q_r s_k).c_t + q_r.z_k
+//   output       s_v (sum p_t c_t) + z_v (sum p_t); per token: sum (p_t s_v[t]) c_t + sum p_t
+//   z_v[t]
+//
+// Codec, shape, token count, `centred`, `rotated`, `per token` and the mean are not in the record:
+// they stand in the block table (BlockView).
+//
+// Packing of a matrix [rows][columns] of b-bit codes, rows and columns in 32s: see code_position().
+// One 32-bit word gives, by (word >> (b * p)) & (0x01010101 * (2^b - 1)), four consecutive columns
+// of one row as u8x4, for p = 0 .. 8/b - 1. Eight consecutive words are eight consecutive rows of
+// the same four columns. This is an A register of mma.m16n8k32, and a row of a VNNI or AMX tile,
+// without a shuffle.
+//
+// tests/golden_record_test.cpp has records byte by byte.
 #pragma once
 
 #include <cstddef>

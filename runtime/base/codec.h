@@ -3,8 +3,9 @@
 //
 // Every encoder, on every engine, must come to the same bits, so nothing here leaves a choice to
 // the compiler: conversions round to nearest even by integer arithmetic, and code that includes
-// this file to encode is compiled without contraction to fma. Statistics are per (KV head, channel)
-// over the rows of a block, in fp32:
+// this file to encode is compiled without contraction to fma. Statistics are in fp32, per (KV head,
+// channel) over the rows of a block; for V per token, per (KV head, token) over the head_dim
+// channels, which then take the place of rows. Rotated K is rotated first (hadamard.h).
 //
 //   sums     32 partial sums, row r into sum r % 32 in row order; then a tree: sum j takes sum
 //            j + 16, then j + 8, 4, 2, 1. A mean divides the total by the number of rows.

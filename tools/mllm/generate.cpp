@@ -88,7 +88,7 @@ Status Generator::check_length(int64_t prompt_tokens) const {
   if (prompt_tokens < positions_max) return {};
   if (!model_->config().has_vision())
     return {Code::kInvalidArgument,
-            fmt::format("the prompt has {} tokens, the model's positions are {}: ask a shorter one",
+            fmt::format("the prompt has {} tokens, the model's positions are {}: shorten it",
                         prompt_tokens, positions_max)};
   return {
       Code::kInvalidArgument,

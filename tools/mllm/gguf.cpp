@@ -274,7 +274,8 @@ Status GgufFile::read() {
   const std::span<const std::byte> bytes = file_.bytes();
   constexpr std::string_view kMagic = "GGUF";
   if (bytes.size() < kMagic.size() || std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0)
-    return {Code::kDataLoss, "not a GGUF file (a Git LFS pointer?)"};
+    return {Code::kDataLoss,
+            "not a GGUF file; a checkpoint of another kind is given by its folder"};
   Cursor cursor(bytes.subspan(kMagic.size()));
   const auto version = cursor.take<uint32_t>();
   if (cursor.status().ok() && version != 2 && version != 3)

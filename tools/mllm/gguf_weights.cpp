@@ -1,5 +1,7 @@
 // gguf_weights.cpp: tensors of a GGUF file under their names in transformers.
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -84,6 +86,10 @@ class GgufWeights : public Weights {
     decode_gguf_blocks(tensor->block, tensor->data, values);
     const bool turns = name.find(".q_proj.") != name.npos || name.find(".k_proj.") != name.npos;
     if (!is_paired_ || !turns || values.empty()) return values;
+    if (static_cast<size_t>(shape[0]) % head_dim_ != 0)
+      return Status(Code::kInvalidArgument,
+                    fmt::format("{}: tensor {} has {} rows, not whole heads of {} channels", path(),
+                                *gguf_name(name), shape[0], head_dim_));
     return undo_pairing(values, head_dim_, value_count / static_cast<size_t>(shape[0]));
   }
 

@@ -43,7 +43,7 @@ class Tokenizer {
   std::optional<int32_t> find(std::string_view token) const;  // of an added or vocabulary token
   bool is_special(int32_t token) const;
   int32_t id_max() const;                    // the greatest id that there is
-  const std::string& chat_template() const;  // Jinja; empty if the file has none
+  const std::string& chat_template() const;  // Jinja, of a GGUF file; empty if it has none
 
  private:
   struct Parts;

@@ -41,7 +41,7 @@ struct TokenizerFile {
   std::vector<std::pair<std::string, std::string>> merges;
   bool ignore_merges = false;  // a piece that is a token as it stands is not merged anew
   std::unordered_map<std::string, int32_t> whole_tokens;  // bytes -> id, if ignore_merges
-  std::string chat_template;  // Jinja, as the file has it; empty if it has none
+  std::string chat_template;  // Jinja, as a GGUF file has it; empty if it has none
 };
 
 // Reads the text of a tokenizer.json.

@@ -20,6 +20,9 @@ namespace {
 // All workers' weights together: more copies of a large model would only fight for memory.
 constexpr uint64_t kWeightBytesMax = uint64_t{4} << 30;
 
+// Of an item, when parameters are chosen: candidates are many, and the cases of an item much alike.
+constexpr size_t kCalibrationCases = 4;
+
 bool has_image_processor(const std::string& folder) {
   return std::filesystem::exists(std::filesystem::path(folder) / "processor_config.json") ||
          std::filesystem::exists(std::filesystem::path(folder) / "preprocessor_config.json");
@@ -38,19 +41,19 @@ struct Evaluation::Worker {
 // One run.
 class Evaluation::Pool {
  public:
-  Pool(Evaluation& evaluation, std::span<const ItemSource> sources,
-       std::span<const Configuration> configurations, const Watch& watch)
+  Pool(Evaluation& evaluation, const RunOptions& options, const Watch& watch)
       : evaluation_(evaluation),
-        sources_(sources),
-        configurations_(configurations),
+        sources_(options.sources),
+        configurations_(options.configurations),
+        cases_max_(options.cases_max),
         watch_(watch),
-        results_(sources.size()),
-        fits_(configurations.size()) {
+        results_(sources_.size()),
+        fits_(configurations_.size()) {
     // Long ones first, so that no worker begins one when the others are done.
-    order_.resize(sources.size());
+    order_.resize(sources_.size());
     std::iota(order_.begin(), order_.end(), size_t{0});
     std::stable_partition(order_.begin(), order_.end(), [&](size_t i) {
-      return sources[i].job != nullptr && !sources[i].job->video.empty();
+      return sources_[i].job != nullptr && !sources_[i].job->video.empty();
     });
   }
 
@@ -147,6 +150,7 @@ class Evaluation::Pool {
                   SourceResult& result) const {
     // A free run goes back to where it left the reference: so many tokens can always be dropped.
     QualityItem item = given;
+    if (item.cases.size() > cases_max_) item.cases.resize(cases_max_);
     item.new_tokens_max = std::min(item.new_tokens_max, evaluation_.options_.recent_tokens);
     const Comparison comparison(&model, &evaluation_.tokenizer_, {.cancel = watch_.cancel});
     VKV_TRY_ASSIGN(reference, comparison.run_reference(*worker.exact, item));
@@ -170,6 +174,7 @@ class Evaluation::Pool {
   Evaluation& evaluation_;
   const std::span<const ItemSource> sources_;
   const std::span<const Configuration> configurations_;
+  const size_t cases_max_;
   const Watch& watch_;
   std::vector<size_t> order_;
   std::vector<SourceResult> results_;  // each written by the worker that took the source
@@ -206,17 +211,15 @@ Result<std::unique_ptr<Evaluation>> Evaluation::open(const EvaluationOptions& op
   return evaluation;
 }
 
-Result<std::vector<SourceResult>> Evaluation::run(std::span<const ItemSource> sources,
-                                                  std::span<const Configuration> configurations,
-                                                  const Watch& watch, std::vector<LambdaFit>* fits,
-                                                  std::vector<SourceResult>* partial) {
-  const size_t workers = std::clamp<size_t>(sources.size(), 1, static_cast<size_t>(workers_max_));
+Result<std::vector<SourceResult>> Evaluation::run(const RunOptions& options, const Watch& watch) {
+  const size_t workers =
+      std::clamp<size_t>(options.sources.size(), 1, static_cast<size_t>(workers_max_));
   if (models_.size() < workers) models_.resize(workers);
-  Pool pool(*this, sources, configurations, watch);
+  Pool pool(*this, options, watch);
   const Status status = pool.run(workers);
-  if (!status.ok() && partial != nullptr) *partial = std::move(pool.results());
+  if (!status.ok() && options.partial != nullptr) *options.partial = std::move(pool.results());
   VKV_TRY(status);
-  if (fits != nullptr) *fits = std::move(pool.fits());
+  if (options.fits != nullptr) *options.fits = std::move(pool.fits());
   return std::move(pool.results());
 }
 
@@ -248,7 +251,11 @@ Status Evaluation::calibrate(std::span<const ItemSource> sources,
   if (sources.empty())
     return {Code::kInvalidArgument, "there is nothing to calibrate the baselines on"};
   std::vector<LambdaFit> fits;
-  VKV_TRY_ASSIGN(results, run(sources, candidates, watch, &fits));
+  VKV_TRY_ASSIGN(results, run({.sources = sources,
+                               .configurations = candidates,
+                               .cases_max = kCalibrationCases,
+                               .fits = &fits},
+                              watch));
   if (std::all_of(results.begin(), results.end(),
                   [](const SourceResult& result) { return result.rows.empty(); }))
     return {Code::kInvalidArgument, "calibration: " + results.front().error};

@@ -55,24 +55,34 @@ class Evaluation {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const ModelConfig& model_config() const { return models_.front()->config(); }
 
-  // One result a source, in their order. Progress counts sources, on the calling thread. With
-  // `fits`: what lambda is computed from, one a configuration; empty for those that do not fit it.
+  // One result a source, in their order. Progress counts sources, on the calling thread.
   // Errors: those of opening caches; kCancelled, and then what is done is in *partial if given (a
   // source without rows and error was not run).
   Result<std::vector<SourceResult>> run(std::span<const ItemSource> sources,
                                         std::span<const Configuration> configurations,
-                                        const Watch& watch, std::vector<LambdaFit>* fits = nullptr,
-                                        std::vector<SourceResult>* partial = nullptr);
+                                        const Watch& watch,
+                                        std::vector<SourceResult>* partial = nullptr) {
+    return run({.sources = sources, .configurations = configurations, .partial = partial}, watch);
+  }
 
   // Chooses what the configurations leave open: of each one's candidates the one with the lowest
-  // mean KL over the sources, and lambda. Errors: as run(); kInvalidArgument without sources, or
-  // where all of them failed.
+  // mean KL over the first few cases of each item, and lambda. Errors: as run(); kInvalidArgument
+  // without sources, or where all of them failed.
   Status calibrate(std::span<const ItemSource> sources, std::vector<Configuration>& configurations,
                    const Watch& watch);
 
  private:
   struct Worker;
   class Pool;
+  struct RunOptions {
+    std::span<const ItemSource> sources;
+    std::span<const Configuration> configurations;
+    size_t cases_max = SIZE_MAX;                   // of an item
+    std::vector<LambdaFit>* fits = nullptr;        // one a configuration, empty where not fitted
+    std::vector<SourceResult>* partial = nullptr;  // what was done before an error
+  };
+
+  Result<std::vector<SourceResult>> run(const RunOptions& options, const Watch& watch);
 
   Evaluation(const EvaluationOptions& options, Tokenizer tokenizer)
       : options_(options), tokenizer_(std::move(tokenizer)) {}

@@ -15,12 +15,12 @@ using Json = nlohmann::json;
 
 constexpr std::string_view kStyle = R"(
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1240px; margin: 2em auto; padding: 0 1.5em;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1480px; margin: 2em auto; padding: 0 1.5em;
   color: #1d2433; background: #fff; }
 h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
 p, dd { color: #48536b; max-width: 62em; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; }
-th, td { padding: .32em .65em; text-align: right; border-bottom: 1px solid #e3e7ef;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { padding: .32em .55em; text-align: right; border-bottom: 1px solid #e3e7ef;
   white-space: nowrap; }
 th { color: #48536b; font-weight: 600; border-bottom: 2px solid #c3cad8; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
@@ -73,6 +73,8 @@ const labels = {
     context.restore();
   }
 };
+// Powers of ten only.
+const decades = value => Math.abs(Math.log10(value) % 1) < 1e-9 ? value.toExponential(0) : '';
 function scatter(id, points, xTitle, yTitle, logarithmic) {
   const sets = Object.keys(colours).map(family => ({
     label: titles[family], backgroundColor: colours[family], pointRadius: 5,
@@ -85,6 +87,9 @@ function scatter(id, points, xTitle, yTitle, logarithmic) {
           ' bits, ' + item.raw.y.toPrecision(3) } } },
       scales: { x: { title: { display: true, text: xTitle }, min: 0 },
         y: { type: logarithmic ? 'logarithmic' : 'linear',
+          suggestedMin: Math.min(...points.map(p => p.low ?? p.y)),
+          suggestedMax: Math.max(...points.map(p => p.high ?? p.y)),
+          ticks: logarithmic ? { callback: decades } : {},
           title: { display: true, text: yTitle } } } } });
 }
 if (window.Chart && data.kl.length) {
@@ -97,7 +102,7 @@ if (window.Chart && data.kl.length) {
         backgroundColor: palette[i % palette.length], data: media.kl })) },
       options: { maintainAspectRatio: false, animation: false,
         plugins: { legend: { position: 'bottom' } },
-        scales: { y: { type: 'logarithmic',
+        scales: { y: { type: 'logarithmic', ticks: { callback: decades },
           title: { display: true, text: 'mean KL, nats (logarithmic)' } } } } });
   }
 }
@@ -110,7 +115,7 @@ std::string_view family(const ConfigurationSummary& s) {
 }
 
 double bits_of(const ConfigurationSummary& s) {
-  return s.visual_encoded_bits > 0 ? s.visual_encoded_bits : s.all_bits;
+  return s.visual_encoded_share > 0 ? s.visual_encoded_bits : s.all_bits;
 }
 
 // Inside <script type="application/json">: nothing may look like a tag.
@@ -127,7 +132,7 @@ std::string script_json(const Json& json) {
 
 Json plot_data(std::span<const ConfigurationSummary> summaries) {
   const bool visual = std::any_of(summaries.begin(), summaries.end(),
-                                  [](const auto& s) { return s.visual_encoded_bits > 0; });
+                                  [](const auto& s) { return s.visual_encoded_share > 0; });
   Json data = {{"bits", visual ? "bits a value of encoded visual tokens, metadata counted"
                                : "bits a value, metadata counted"},
                {"kl", Json::array()},
@@ -174,6 +179,8 @@ std::string summary_row(const ConfigurationSummary& s) {
   const Answers& answers = s.answers;
   const bool asked = answers.total() > 0;
   std::string row = "<tr>" + cell(s.name);
+  row += cell(s.gate == nullptr ? "" : fmt::format("{} {}", s.gate->name, name(s.verdict)),
+              name(s.verdict));
   row += cell(fmt::format("{:.2f}", s.visual_bits));
   row += cell(fmt::format("{:.2f}", s.visual_encoded_bits));
   row += cell(fmt::format("{:.2f}", s.all_bits));
@@ -192,18 +199,17 @@ std::string summary_row(const ConfigurationSummary& s) {
                                   interval_text(paired_interval(answers.paired)))
                     : "-",
               name(s.drop_verdict));
-  row += cell(s.gate == nullptr ? "" : fmt::format("{} {}", s.gate->name, name(s.verdict)),
-              name(s.verdict));
   return row + cell(s.detail) + "</tr>\n";
 }
 
 std::string summary_table(std::span<const ConfigurationSummary> summaries) {
   std::string table =
-      "<div class=\"scroll\"><table><tr><th>configuration</th><th>visual bits<br>all</th>"
+      "<div class=\"scroll\"><table><tr><th>configuration</th><th>gate</th><th>visual "
+      "bits<br>all</th>"
       "<th>visual bits<br>encoded</th><th>bits<br>total</th><th>KL<br>mean</th><th>KL<br>p99</th>"
       "<th>KL<br>max</th><th>same<br>top-1 %</th><th>greedy<br>match %</th>"
       "<th>same<br>answer %</th><th>catas-<br>trophic %</th><th>right %<br>[95 %]</th>"
-      "<th>points lost<br>[95 %]</th><th>gate</th><th>chosen</th></tr>\n";
+      "<th>points lost<br>[95 %]</th><th>chosen</th></tr>\n";
   for (const ConfigurationSummary& s : summaries) table += summary_row(s);
   return table + "</table></div>\n";
 }
@@ -259,15 +265,16 @@ std::string facts_table(const QualityFacts& facts,
 constexpr std::string_view kReading = R"(<h2>How to read it</h2>
 <p>The reference keeps all KV at 16 bit and answers greedily. Each configuration is fed the same
 tokens, and its logits are compared at every position of the answer (teacher forced). <b>KL</b> is
-KL(softmax(reference) || softmax(test)) in nats. <b>Same top-1</b>: positions with the same likeliest
-token. <b>Greedy match</b>: share of an answer before the first difference when both run freely.
-<b>Catastrophic</b>: cases whose mean KL is above ten times the median case's and above 0.01 nats.
-<b>Right</b>: with its 95 % Wilson interval. <b>Points lost</b>: reference minus test over the same
-questions, with Tango's 95 % score interval for paired shares. <b>Bits</b>: stored bits a K or V
-value with headers, scales, padding and means; "all" also counts tokens still open at 16 bit. A gate
-says PASS for accuracy only if the whole interval lies within it, OPEN if more questions are
-needed. Baselines run in a simulated cache that puts the same old visual tokens through the published
-rule and keeps text and recent tokens at 16 bit; their block tables are not counted.</p>
+KL(softmax(reference) || softmax(test)) in nats. <b>Same top-1</b>: positions with the same
+likeliest token. <b>Greedy match</b>: share of an answer before the first difference when both run
+freely. <b>Catastrophic</b>: cases whose mean KL is above ten times the median case's and above
+0.01 nats. <b>Right</b>: with its 95 % Wilson interval. <b>Points lost</b>: reference minus test
+over the same questions, with Tango's 95 % score interval for paired shares. <b>Bits</b>: stored
+bits a K or V value with headers, scales, padding and means; "all" also counts tokens still open
+at 16 bit. A gate says PASS for accuracy only if the whole interval lies within it, OPEN if more
+questions are needed. Baselines run in a simulated cache that puts the same old visual tokens
+through the published rule and keeps text and recent tokens at 16 bit; their block tables are not
+counted.</p>
 )";
 
 }  // namespace

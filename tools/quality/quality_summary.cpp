@@ -133,6 +133,7 @@ ConfigurationSummary summarize(std::span<const SourceResult> results, size_t ind
             case_kl.size());
   summary.visual_bits = visual.bits_per_value();
   summary.visual_encoded_bits = ratio(visual.sealed_stored_bits, visual.sealed_value_count);
+  summary.visual_encoded_share = ratio(visual.sealed_value_count, visual.value_count);
   summary.all_bits = all.bits_per_value();
   summary.encoded_share = ratio(all.sealed_value_count, all.value_count);
   summary.layer_error = median_by_layer(layer_errors);

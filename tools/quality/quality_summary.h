@@ -64,6 +64,7 @@ struct ConfigurationSummary {
   Answers answers;
   double visual_bits = 0;           // a value, as stored, open tokens and all metadata counted
   double visual_encoded_bits = 0;   // of those that are encoded
+  double visual_encoded_share = 0;  // of the visual values
   double all_bits = 0;              // of all roles
   double encoded_share = 0;         // of all values
   std::vector<double> layer_error;  // median over items, see CaseResult

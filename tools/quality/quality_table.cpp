@@ -209,6 +209,7 @@ Json quality_json(const QualityFacts& facts, std::span<const ConfigurationSummar
                 {"bits",
                  {{"visual", s.visual_bits},
                   {"visual_encoded", s.visual_encoded_bits},
+                  {"visual_encoded_share", s.visual_encoded_share},
                   {"all", s.all_bits},
                   {"encoded_share", s.encoded_share}}},
                 {"layer_error", s.layer_error},

@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 SAMPLE_SEED, EVAL_SEED = 501, 502
 
 
-def write_video(frames, path, fps):
-    """uint8 [N,3,H,W] -> H.264 in yuv444p, visually lossless, every frame kept."""
+def write_video(frames, path, fps, crf=14):
+    """uint8 [N,3,H,W] -> H.264 in yuv444p, visually lossless at crf 14, every frame kept."""
     n, _, height, width = frames.shape
     data = frames.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_video(frames, path, fps):
             "-pix_fmt",
             "yuv444p",
             "-crf",
-            "14",
+            str(crf),
             "-preset",
             "slow",
             "-threads",

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "tools/vkv/bench_command.h"
 #include "tools/vkv/calibrate_command.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/quality_command.h"
@@ -23,6 +24,7 @@ constexpr const char* kFooter = R"(
 Start with:
   vkv run --model DIR --image picture.png --prompt "What is it?"
   vkv topo
+  vkv bench encode
 
 `vkv run --help` has more examples, the presets and the format of batches.
 Exit status: 0 all right, 1 some jobs failed, 2 wrong flags, model or budgets, 130 interrupted.)";
@@ -42,6 +44,11 @@ int run(int argc, char** argv) {
   CLI::App* quality_app = app.add_subcommand(
       "quality", "Compare ways to store the KV cache with 16 bit: divergence, accuracy, gates");
   vkv::add_quality_flags(*quality_app, quality_arguments);
+
+  vkv::BenchArguments bench_arguments;
+  CLI::App* bench_app =
+      app.add_subcommand("bench", "Measure how fast the parts are, against this machine's limits");
+  vkv::add_bench_commands(*bench_app, bench_arguments);
 
   vkv::CalibrateArguments calibrate_arguments;
   CLI::App* calibrate_app = app.add_subcommand(
@@ -65,6 +72,7 @@ int run(int argc, char** argv) {
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
   if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
   if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
+  if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
   spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
   return vkv::run_command(run_arguments);
 }

@@ -44,13 +44,13 @@ Configurations, separated by commas:
   i1+segment, visual:i1+segment        low tokens of a window share their scales
   absmax4, kivi4, kivi2                published baselines, in a simulated cache
   quantile4, quantile2, quantile1      clipped at quantiles; :0.01 sets tau
-  calibquant2, calibquant1             shrunk ranges, calibrated scores; :0.5,0.3,0,3 sets kappa of K
-                                       and V, tau1 and tau2
+  calibquant2, calibquant1             shrunk ranges, calibrated scores; :0.5,0.3,0,3 sets kappa of
+                                       K and V, tau1 and tau2
   lambda1                              visual:i1+segment with scores scaled by Cov/Var
   blank                                a control: old visual tokens are erased
   sim:NAME                             one of ours in the simulated cache, to check that
-What the name of a baseline leaves open is chosen on --calibration-items items with even index,
-which are then left out of the table.
+What the name of a baseline leaves open is chosen on --calibration-items items with even index
+(four questions of each), which are then left out of the table.
 
 --view says which tokens are encoded when a question is read:
   auto    as `vkv run`: shared for several questions over the same media, else window
@@ -190,7 +190,7 @@ class QualityRun {
     configurations_ = std::move(configurations);
     std::vector<SourceResult> partial;
     Result<std::vector<SourceResult>> results =
-        evaluation->run(data_.sources, configurations_, watch("comparing"), nullptr, &partial);
+        evaluation->run(data_.sources, configurations_, watch("comparing"), &partial);
     progress_.clear();
     interrupted_ = results.status().code() == Code::kCancelled;
     if (!results.ok() && !interrupted_) return results.status();
@@ -235,7 +235,7 @@ class QualityRun {
     progress_.begin_phase(phase, "items");
     return {.progress =
                 [this](uint64_t done, uint64_t total) {
-                  progress_.begin_job(done, total);
+                  progress_.begin_job(std::min(done, total - 1), total);
                   progress_.update(0, 0);
                 },
             .cancel = &catch_interrupts()};
@@ -324,6 +324,7 @@ void add_quality_flags(CLI::App& command, QualityArguments& a) {
 }
 
 int quality_command(const QualityArguments& arguments) {
+  (void)catch_interrupts();
   QualityRun run(arguments);
   if (Status status = run.run(); !status.ok()) {
     // Ctrl-C while calibrating: there is nothing to show yet.

@@ -16,7 +16,7 @@ struct QualityArguments {
   std::string text;
   std::string configurations = "exact,i8,i4,visual2,visual1,extreme,onebit,blank";
   int limit = 0;               // 0: all
-  int calibration_items = 64;  // at most, where a configuration needs them
+  int calibration_items = 16;  // at most, where a configuration needs them
 
   std::string view = "auto";
   std::string prompt_style = "auto";
