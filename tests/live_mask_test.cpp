@@ -81,18 +81,20 @@ TEST(live_mask, a_masked_token_is_as_if_it_were_not_there) {
 
 TEST(live_mask, engines_agree_on_masked_blocks_of_every_codec) {
   const auto engine = make_engine("onednn"), oracle = make_engine("reference");
-  for (const auto& [k, v] : {std::pair{Codec::kF16, Codec::kF16},
-                             {Codec::kI8, Codec::kI8},
-                             {Codec::kI4, Codec::kI2},
-                             {Codec::kI2, Codec::kI1},
-                             {Codec::kI1, Codec::kI1}})
+  const BlockOptions variants[] = {
+      {.k_codec = Codec::kF16, .v_codec = Codec::kF16},
+      {.k_codec = Codec::kI8, .v_codec = Codec::kI8},
+      {.k_codec = Codec::kI4, .v_codec = Codec::kI2},
+      {.k_codec = Codec::kI2, .v_codec = Codec::kI1},
+      {.k_codec = Codec::kI1, .v_codec = Codec::kI1},
+      {.k_codec = Codec::kI8, .v_codec = Codec::kI4, .v_per_token = true}};
+  for (const BlockOptions& options : variants)
     for (const int head_dim : {64, 128})
       for (const int q_len : {1, 9}) {
         const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = head_dim};
         const int block_tokens = tokens_per_block(head_dim), count = 2 * block_tokens + 37;
         const Tokens tokens = random_tokens(shape, count, 21);
-        const auto records =
-            encode_all(*oracle, tokens, count, block_tokens, {.k_codec = k, .v_codec = v});
+        const auto records = encode_all(*oracle, tokens, count, block_tokens, options);
         std::vector<BlockView> views = views_of(records);
         const auto sparse = random_mask(block_tokens, 1, 1), dense = random_mask(37, 2, 9);
         views[0].live = sparse.data();
@@ -103,7 +105,8 @@ TEST(live_mask, engines_agree_on_masked_blocks_of_every_codec) {
         double largest = 0;
         for (const float x : want.out) largest = std::max(largest, std::fabs(double{x}));
         EXPECT_LT(largest_difference(got.out, want.out), 2e-4 * largest)
-            << name(k) << "/" << name(v) << " head_dim " << head_dim << " q_len " << q_len;
+            << name(options.k_codec) << "/" << name(options.v_codec) << " head_dim " << head_dim
+            << " q_len " << q_len;
         EXPECT_LT(largest_difference(got.lse, want.lse), 2e-4);
       }
 }

@@ -96,6 +96,28 @@ TEST(promotion, a_questions_own_queries_read_the_originals) {
   EXPECT_LT(distance(got, want), 1e-3 * distance(want, std::vector<float>(want.size())));
 }
 
+TEST(promotion, rotated_keys_and_values_per_token_are_stored_promoted_and_masked_alike) {
+  auto exact = must_open(options_with("exact", KeepOriginal::kNone));
+  const SequenceId a = media_in(*exact);
+  const auto want = ask_for(*exact, a, 555);
+  double error[2] = {};
+  for (const KeepOriginal keep : {KeepOriginal::kNone, KeepOriginal::kDram}) {
+    CacheOptions options = options_with("extreme", keep);
+    options.precision.high.v_per_token = true;
+    options.precision.low = {
+        .k = Codec::kI2, .v = Codec::kI2, .k_rotated = true, .v_per_token = true};
+    auto cache = must_open(options);
+    const SequenceId media = media_in(*cache);
+    error[keep == KeepOriginal::kDram] = distance(ask_for(*cache, media, 555), want);
+    const RoleStats visual = cache->sequence_stats(media).value().role[1];
+    EXPECT_EQ(visual.value_count, 1496u * kShape.layers * 2 * 2 * 64);
+    EXPECT_EQ(visual.promoted_value_count > 0, keep == KeepOriginal::kDram);
+  }
+  std::cout << "distance from exact: " << error[0] << " without originals, " << error[1]
+            << " with\n";
+  EXPECT_LT(error[1], 0.2 * error[0]);
+}
+
 TEST(promotion, questions_do_not_disturb_each_other) {
   auto cache = must_open(options_with("extreme", KeepOriginal::kDram));
   const SequenceId media = media_in(*cache);
