@@ -15,8 +15,8 @@
 //            the least sum of squared errors; only a strictly smaller sum replaces an earlier one
 //   I1       m = mean, a = mean of |x - m|, low = m - a, step = 2 * a; then kLevelSteps times: the
 //            values from low + 0.5 * step on are the upper ones; unless one side is empty, low =
-//            mean of the lower, step = mean of the upper - low. zero = fp16(low), scale = fp16(step).
-//            Means divide a sum by the count. This is Lloyd's iteration for two levels
+//            mean of the lower, step = mean of the upper - low. zero = fp16(low), scale =
+//            fp16(step). Means divide a sum by the count. This is Lloyd's iteration for two levels
 //   any      max == min: scale = 0, zero = fp16(min)
 //
 // Codes are computed against the rounded scale and zero, so a block encoded with its own header and
