@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "tools/quality/simulated_cache.h"
+#include "tools/vkv/policy_file.h"
 
 namespace vkv {
 namespace {
@@ -27,7 +30,8 @@ Status unknown(std::string_view name) {
   }
   return {Code::kInvalidArgument,
           fmt::format("no configuration is called \"{}\"; there are {}| i8 i4 i2 i1 f16, a pair "
-                      "like i4/i2, visual:i4, each also with +segment and sim: | absmax4 kivi4 "
+                      "like i4/i2, visual:i4, each also with +segment, "
+                      "+rotated, +pertoken, sim: | a policy file | absmax4 kivi4 "
                       "kivi2 quantile{{4,2,1}}[:TAU] "
                       "calibquant{{2,1}}[:KAPPA_K,KAPPA_V,TAU1,TAU2] lambda1 blank",
                       name, presets)};
@@ -60,18 +64,36 @@ PrecisionPolicy visual_only(const CodecPair& low) {
   return {.name = "visual", .high = {}, .low = low, .high_fraction = 0};
 }
 
+// Suffixes of a pair; each may stand once.
+bool take_suffix(std::string_view& text, std::string_view suffix) {
+  if (!text.ends_with(suffix)) return false;
+  text.remove_suffix(suffix.size());
+  return true;
+}
+
 Result<PrecisionPolicy> policy_named(std::string_view text) {
   if (Result<PrecisionPolicy> preset = precision_preset(text); preset.ok()) return preset;
   std::string_view rest = text;
   const bool visual = take_prefix(rest, "visual:");
-  const bool segment = rest.ends_with("+segment");
-  if (segment) rest.remove_suffix(std::string_view("+segment").size());
-  const std::optional<CodecPair> pair = pair_named(rest);
-  if (!pair) return unknown(text);
+  bool segment = false, rotated = false, per_token = false;
+  while ((!segment && (segment = take_suffix(rest, "+segment"))) ||
+         (!rotated && (rotated = take_suffix(rest, "+rotated"))) ||
+         (!per_token && (per_token = take_suffix(rest, "+pertoken")))) {
+  }
+  std::optional<CodecPair> pair = pair_named(rest);
+  if (!pair) {
+    // A file of one's own.
+    std::error_code error;
+    if (std::filesystem::is_regular_file(text, error)) return policy_from(text);
+    return unknown(text);
+  }
+  pair->k_rotated = rotated;
+  pair->v_per_token = per_token;
   PrecisionPolicy policy =
       visual ? visual_only(*pair) : PrecisionPolicy{.high = *pair, .low = *pair};
   policy.name = text;
   policy.segment_headers = segment;
+  VKV_TRY(validate(policy));
   return policy;
 }
 

@@ -32,6 +32,8 @@ struct Configuration {
 //   stays
 //                                     at 16 bit
 //   i1+segment, visual:i1+segment     with headers shared by the low tokens of a window
+//   i2+rotated, i4+pertoken           K rotated by a Hadamard matrix; V scaled per token
+//   FILE                              a policy of one's own, see tools/vkv/policy_file.h
 //   sim:NAME                          one of the above through the simulator
 //   absmax4, kivi4, kivi2             baselines, see scheme.h
 //   quantile4[:TAU], quantile2, quantile1
@@ -39,7 +41,7 @@ struct Configuration {
 //   blank                             old visual tokens become zero: a control, see scheme.h
 //   lambda1                           visual:i1+segment with scores corrected by lambda
 //
-// Errors: kInvalidArgument, listing what there is.
+// Errors: kInvalidArgument, listing what there is; those of policy_from for a file.
 Result<Configuration> parse_configuration(std::string_view name);
 
 // Names separated by commas; a comma inside calibquant's numbers belongs to them. No name twice.

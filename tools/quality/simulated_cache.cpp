@@ -223,6 +223,7 @@ Status SimulatedCache::attend(int layer_index, std::span<const AttendRequest> re
     }
     VKV_TRY(seal_simulated(layer, {.options = &options_,
                                    .scheme = &scheme_,
+                                   .layer = layer_index,
                                    .roles = sequence->roles,
                                    .q_len = request.q_len,
                                    .q = static_cast<const float*>(request.q),

@@ -20,6 +20,7 @@ class Sealing {
       : layer_(layer),
         seal_(seal),
         options_(*seal.options),
+        precision_(precision_of_layer(options_.precision, seal.layer)),
         width_(static_cast<size_t>(options_.shape.kv_heads * options_.shape.head_dim)) {}
 
   Status run() {
@@ -32,7 +33,7 @@ class Sealing {
       if (!seal_.ends_window) rows.resize(rows.size() / block_tokens * block_tokens);
       if (rows.empty()) continue;
       const bool low = token_class == TokenClass::kLow;
-      const CodecPair codecs = low ? options_.precision.low : options_.precision.high;
+      const CodecPair& codecs = low ? precision_.low : precision_.high;
       if (low && seal_.scheme->kind != SchemeKind::kCodec)
         through_scheme(rows);
       else
@@ -68,6 +69,7 @@ class Sealing {
   SimulatedLayer& layer_;
   const SimulatedSeal& seal_;
   const CacheOptions& options_;
+  const LayerPrecision precision_;
   const size_t width_;
 };
 
@@ -146,8 +148,8 @@ Status Sealing::classify_new() {
   }
   if (rows.empty()) return {};
 
-  const bool encodes = seal_.scheme->kind != SchemeKind::kCodec || !is_16_bit(policy.low.k) ||
-                       !is_16_bit(policy.high.k);
+  const bool encodes = seal_.scheme->kind != SchemeKind::kCodec || !is_16_bit(precision_.low.k) ||
+                       !is_16_bit(precision_.high.k);
   if (encodes) {
     if (layer_.mean.empty()) {
       const HalfRows half = half_rows(rows);
@@ -158,12 +160,13 @@ Status Sealing::classify_new() {
     mark_far_keys(squared_distances(rows), options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   }
   std::vector<float> saliency;
-  if (uses_saliency(policy)) {
+  if (uses_saliency(precision_)) {
     if (any_visual) VKV_TRY(find_saliency(rows, saliency));
     saliency.resize(rows.size());
   }
   const std::vector<TokenClass> classes = classify(policy,
-                                                   {.token_count = layer_.token_count(),
+                                                   {.layer = seal_.layer,
+                                                    .token_count = layer_.token_count(),
                                                     .roles = roles,
                                                     .is_sink = is_sink,
                                                     .saliency = saliency},
@@ -202,6 +205,8 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
   EncodeItem item = {.shape = shape,
                      .k_codec = codecs.k,
                      .v_codec = codecs.v,
+                     .k_rotated = codecs.k_rotated,
+                     .v_per_token = codecs.v_per_token,
                      .source = half.open,
                      .k_mean = mean};
 
@@ -219,15 +224,16 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
   const auto block_tokens = static_cast<size_t>(tokens_per_block(shape.head_dim));
   for (size_t first = 0; first < rows.size(); first += block_tokens) {
     const size_t count = std::min(block_tokens, rows.size() - first);
-    const BlockLayout layout = block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v,
-                                            static_cast<int>(count), shared);
-    std::vector<Line> record(layout.record_bytes() / sizeof(Line));
     item.rows = std::span<const uint32_t>(half.index).subspan(first, count);
+    const BlockLayout layout = block_layout(item);
+    std::vector<Line> record(layout.record_bytes() / sizeof(Line));
     item.record = {record.front().bytes, layout.record_bytes()};
     VKV_TRY(encode_blocks({&item, 1}, plain_strip_functions()));
     take_block({.k_codec = codecs.k,
                 .v_codec = codecs.v,
                 .centred = mean != nullptr,
+                .k_rotated = codecs.k_rotated,
+                .v_per_token = codecs.v_per_token,
                 .token_count = static_cast<int>(count),
                 .headers = shared ? headers.front().bytes : record.front().bytes,
                 .payload = record.front().bytes + layout.payload_offset()},

@@ -30,6 +30,7 @@ struct SimulatedLayer {
 struct SimulatedSeal {
   const CacheOptions* options = nullptr;
   const Scheme* scheme = nullptr;
+  int layer = 0;
   std::span<const Role> roles;  // of all tokens of the sequence
   int q_len = 0;
   const float* q = nullptr;

@@ -42,6 +42,8 @@ Configurations, separated by commas:
   i8, i4, i2, i1, f16, i4/i2           everything that is old, in this pair of codecs (K/V)
   visual:i4, visual:i4/i2              only old visual tokens; the rest at 16 bit, as with baselines
   i1+segment, visual:i1+segment        low tokens of a window share their scales
+  i2+rotated, i4+pertoken              K rotated by a Hadamard matrix; V scaled per token
+  policy.json                          a file, as for `vkv run --policy`
   absmax4, kivi4, kivi2                published baselines, in a simulated cache
   quantile4, quantile2, quantile1      clipped at quantiles; :0.01 sets tau
   calibquant2, calibquant1             shrunk ranges, calibrated scores; :0.5,0.3,0,3 sets kappa of
