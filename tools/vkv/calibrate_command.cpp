@@ -34,7 +34,8 @@ Examples:
 Every second job (or passage) calibrates, the others test. For each layer, and for K and V apart,
 the mean KL of the logits is measured when only that part of that layer is encoded; as K never has
 fewer bits than V, K's share is that of K and V together less that of V. The plan has the least sum
-under the budget (exact), and is then measured as a whole, against the base, on the test half.)";
+under the budget (exact). If the base fits the budget and loses less on the calibration items, its
+codecs stay: losses of single layers need not add up. The result is measured on the test half.)";
 
 Status wrong(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
@@ -53,7 +54,8 @@ class Calibration {
     VKV_TRY(prepare());
     VKV_TRY_ASSIGN(losses, measure_layers());
     print_losses(losses);
-    VKV_TRY_ASSIGN(policy, plan(losses));
+    VKV_TRY_ASSIGN(planned, plan(losses));
+    VKV_TRY_ASSIGN(policy, better_of_base_and(planned));
     VKV_TRY(write(policy));
     return compare(policy);
   }
@@ -231,6 +233,25 @@ class Calibration {
   double bits_max() const {
     const int head_dim = evaluation_->model_config().kv_shape().head_dim;
     return arguments_.bits > 0 ? arguments_.bits : pair_bits(base_.low, head_dim) / 2;
+  }
+
+  // Losses of single layers add up only while they are small, so the plan has to show itself. Where
+  // the base fits the budget and loses less on the calibration items, its codecs stay.
+  Result<PrecisionPolicy> better_of_base_and(const PrecisionPolicy& planned) {
+    const int head_dim = evaluation_->model_config().kv_shape().head_dim;
+    if (!base_.layers.empty() || pair_bits(base_.low, head_dim) / 2 > bits_max() + 1e-9)
+      return planned;
+    const std::vector<Configuration> both = {{.name = base_.name, .policy = base_},
+                                             {.name = planned.name, .policy = planned}};
+    VKV_TRY_ASSIGN(results, evaluate(calibration_items_, both, "checking the plan"));
+    const double before = mean_kl(results, 0), after = mean_kl(results, 1);
+    if (!arguments_.quiet)
+      fmt::print("on the calibration items: KL {:.6f} with {}, {:.6f} with the plan{}\n", before,
+                 base_.name, after, after < before ? "" : ": the base's codecs stay");
+    if (after < before) return planned;
+    PrecisionPolicy kept = base_;
+    kept.name = planned.name;
+    return kept;
   }
 
   Status write(const PrecisionPolicy& policy) const {
