@@ -1,6 +1,6 @@
 # make_videos.py: held-out videos and questions about them, as many as wanted, for vkv.
 # SPDX-License-Identifier: Apache-2.0
-"""Usage: make_videos.py OUT [--videos N] [--frames N] [--questions N] [--seed N] [--crf N]
+"""Usage: make_videos.py OUT [--videos N] [--frames N] [--questions N] [--seed N] [--crf N] [--npy]
 
 Writes OUT/videos and OUT/jobs.jsonl (appends to it), which `vkv run --jobs` and `vkv quality
 --jobs` take. The seed must be none that TinyVLM was trained or evaluated with (below 1000)."""
@@ -9,6 +9,8 @@ import argparse
 import json
 import random
 from pathlib import Path
+
+import numpy as np
 
 from make_samples import Videos, write_video
 
@@ -23,6 +25,7 @@ def main():
     parser.add_argument("--questions", type=int, default=24, help="of a video, at most")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--crf", type=int, default=14, help="of H.264; more is smaller")
+    parser.add_argument("--npy", action="store_true", help="frame stacks: needs no ffmpeg")
     arguments = parser.parse_args()
     if arguments.seed < 1000:
         parser.error("--seed must be at least 1000")
@@ -33,8 +36,12 @@ def main():
     with open(arguments.out / "jobs.jsonl", "a", encoding="utf-8") as jobs:
         for i in range(arguments.videos):
             pixels, asked = videos.make(arguments.frames, arguments.questions, picker)
-            name = f"videos/{arguments.frames}_frames_{arguments.seed}_{i:04d}.mp4"
-            write_video(pixels, arguments.out / name, 1, arguments.crf)
+            suffix = "npy" if arguments.npy else "mp4"
+            name = f"videos/{arguments.frames}_frames_{arguments.seed}_{i:04d}.{suffix}"
+            if arguments.npy:
+                np.save(arguments.out / name, pixels.permute(0, 2, 3, 1).contiguous().numpy())
+            else:
+                write_video(pixels, arguments.out / name, 1, arguments.crf)
             job = {"id": Path(name).stem, "video": name, "questions": asked}
             jobs.write(json.dumps(job) + "\n")
             count += len(asked)
