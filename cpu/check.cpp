@@ -80,12 +80,19 @@ Status check_rows(const KvShape& shape, const OpenTokens& source, std::span<cons
   return {};
 }
 
+bool may_spread(Codec codec, float spread) {
+  return spread == 1.0f || (bits_of(codec) <= 4 && spread >= 0.5f && spread <= 4.0f);
+}
+
 Status check_source(const EncodeItem& item) {
   VKV_TRY(check_codec("K", item.k_codec));
   VKV_TRY(check_codec("V", item.v_codec));
   VKV_TRY(check_rows(item.shape, item.source, item.rows));
   if (item.k_rotated && item.k_mean == nullptr)
     return invalid("rotated K without a mean: an offset would spread over all channels");
+  if (!may_spread(item.k_codec, item.k_spread) || !may_spread(item.v_codec, item.v_spread))
+    return invalid("a spread of " + std::to_string(item.k_spread) + " for K and " +
+                   std::to_string(item.v_spread) + " for V; 0.5..4 at 4 bits and fewer, else 1");
   return check_variants(item.shape, item.k_codec, item.k_rotated, item.v_codec, item.v_per_token);
 }
 

@@ -42,6 +42,7 @@ struct HeadPart {
   bool is_k() const { return part == Part::kK; }
   Codec codec() const { return is_k() ? item.k_codec : item.v_codec; }
   int bits() const { return bits_of(codec()); }
+  float spread() const { return is_k() ? item.k_spread : item.v_spread; }
   int row_count() const { return static_cast<int>(item.rows.size()); }
 
   // Each token of V has its own scale, or each channel.
@@ -121,7 +122,7 @@ uint16_t* scales_of(const HeadPart& head, const BlockLayout& layout, std::byte* 
 
 Status make_strip_header(const HeadPart& head, int strip, const float* values, uint16_t* scales,
                          const StripFunctions& loops) {
-  const StripHeader header = loops.strip_header(head.bits(), values, head.samples());
+  const StripHeader header = loops.strip_header(head.bits(), head.spread(), values, head.samples());
   VKV_TRY(check_strip_header(head, strip, header));
   std::copy_n(header.scale, kStripLanes, scales + strip * kStripLanes);
   std::copy_n(header.zero, kStripLanes, scales + head.lanes() + strip * kStripLanes);

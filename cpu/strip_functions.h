@@ -53,9 +53,9 @@ struct StripFunctions {
   // mean: [kStripLanes].
   void (*strip_mean)(const float* values, int sample_count, float* mean);
 
-  // values: finite; bits: 8, 4, 2 or 1; sample_count >= 1. A scale or zero that does not fit fp16
-  // comes out as not finite.
-  StripHeader (*strip_header)(int bits, const float* values, int sample_count);
+  // values: finite; bits: 8, 4, 2 or 1; spread: 1 at 8 bits; sample_count >= 1. A scale or zero
+  // that does not fit fp16 comes out as not finite.
+  StripHeader (*strip_header)(int bits, float spread, const float* values, int sample_count);
 
   // Codes of padded_samples samples: from sample_count on 0. The header need not be of these
   // values.

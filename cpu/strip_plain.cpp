@@ -160,10 +160,11 @@ void strip_mean(const float* values, int sample_count, float* mean) {
   for (int i = 0; i < kStripLanes; ++i) mean[i] = Lane(values, sample_count, i).mean();
 }
 
-StripHeader strip_header(int bits, const float* values, int sample_count) {
+StripHeader strip_header(int bits, float spread, const float* values, int sample_count) {
   StripHeader header;
   for (int i = 0; i < kStripLanes; ++i) {
-    const ChannelScale s = lane_scale(Lane(values, sample_count, i), bits);
+    ChannelScale s = lane_scale(Lane(values, sample_count, i), bits);
+    if (spread != 1.0f) s = spread_scale(s, spread, static_cast<float>(code_max(bits)));
     header.scale[i] = half_from_float(s.scale);
     header.zero[i] = half_from_float(s.zero);
   }

@@ -274,6 +274,14 @@ void find_header(const Lanes& lanes, int bits, uint16_t* scale, uint16_t* zero) 
   }
 }
 
+// spread_scale() of codec.h.
+void spread_header(int bits, float spread, uint16_t* scale, uint16_t* zero) {
+  const Wide found_scale = from_halves(scale), found_zero = from_halves(zero);
+  const float margin = 0.5f * (spread - 1.0f) * static_cast<float>((1 << bits) - 1);
+  (void)rounded(spread * found_scale, scale);
+  (void)rounded(found_zero - margin * found_scale, zero);
+}
+
 template <class Code>
 inline void store_codes(const Lanes& lanes, const Code& code, uint8_t* codes) {
   for (int i = 0; i < lanes.count; ++i) {
@@ -288,10 +296,12 @@ void strip_mean(const float* values, int sample_count, float* mean) {
     store(mean + v * kWidth, mean_of({values + v * kWidth, sample_count}));
 }
 
-StripHeader strip_header(int bits, const float* values, int sample_count) {
+StripHeader strip_header(int bits, float spread, const float* values, int sample_count) {
   StripHeader header;
-  for (int v = 0; v < kStripLanes; v += kWidth)
+  for (int v = 0; v < kStripLanes; v += kWidth) {
     find_header({values + v, sample_count}, bits, header.scale + v, header.zero + v);
+    if (spread != 1.0f) spread_header(bits, spread, header.scale + v, header.zero + v);
+  }
   return header;
 }
 

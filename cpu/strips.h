@@ -11,7 +11,7 @@ bool gather_tokens(const HalfRows& rows, int strip_begin, int strip_end, float* 
 bool copy_halves(const HalfRows& rows, int padded_rows, int padded_channels, bool transposed,
                  uint16_t* target);
 void strip_mean(const float* values, int sample_count, float* mean);
-StripHeader strip_header(int bits, const float* values, int sample_count);
+StripHeader strip_header(int bits, float spread, const float* values, int sample_count);
 void strip_codes(int bits, const StripHeader& header, const float* values, int sample_count,
                  int padded_samples, uint8_t* codes);
 void pack_lane_columns(int bits, const uint8_t* codes, int lanes, int samples, uint32_t* words);

@@ -68,6 +68,8 @@ Result<std::shared_ptr<Extent>> encode_extent(const CacheOptions& options, Backe
                      .v_codec = block.codecs.v,
                      .k_rotated = block.codecs.k_rotated,
                      .v_per_token = block.codecs.v_per_token,
+                     .k_spread = block.codecs.k_spread,
+                     .v_spread = block.codecs.v_spread,
                      .source = request.source,
                      .rows = request.rows.subspan(first, block.token_count),
                      .k_mean = request.k_mean,

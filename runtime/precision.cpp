@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <tuple>
 
 namespace vkv {
 namespace {
@@ -47,6 +48,11 @@ Status validate(const PrecisionPolicy& policy) {
     if (codecs.k_rotated && bits_of(codecs.k) > 2)
       return invalid(where + " has k_rotated with K " + std::string(name(codecs.k)) +
                      "; it is for i2 and i1");
+    for (const auto& [part, codec, spread] :
+         {std::tuple("k", codecs.k, codecs.k_spread), std::tuple("v", codecs.v, codecs.v_spread)})
+      if (spread != 1.0f && (bits_of(codec) > 4 || !(spread >= 0.5f && spread <= 4.0f)))
+        return invalid(where + " has " + part + "_spread " + std::to_string(spread) + " with " +
+                       std::string(name(codec)) + "; it is for i4, i2 and i1, 0.5 to 4");
     if (codecs.v_per_token && is_16_bit(codecs.v))
       return invalid(where + " has v_per_token with V " + std::string(name(codecs.v)) +
                      "; it is for i8, i4, i2 and i1");

@@ -208,6 +208,8 @@ Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const Cod
                                    .k_codec = codecs.k,
                                    .v_codec = codecs.v,
                                    .k_rotated = codecs.k_rotated,
+                                   .k_spread = codecs.k_spread,
+                                   .v_spread = codecs.v_spread,
                                    .source = state.open.tokens(),
                                    .rows = rows,
                                    .k_mean = state.mean_values(),

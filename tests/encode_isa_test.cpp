@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <limits>
 #include <string>
 
@@ -69,6 +70,7 @@ int expect_same_bytes_in_all_codecs(const Tokens& tokens, std::span<const uint32
     item.k_mean = mean;
     item.k_rotated = bits_of(codec) <= 2 && is_power_of_two(tokens.shape.head_dim);
     item.v_per_token = !is_16_bit(codec);
+    if (bits_of(codec) <= 4) item.k_spread = 1.5f, item.v_spread = 0.75f;
     encoded += expect_same_bytes(item);
   }
   return encoded;
@@ -207,6 +209,42 @@ TEST(encode_isa, means_and_segment_headers_have_the_bytes_of_the_plain_loops) {
       EXPECT_TRUE(expect_same_bytes(block));
     }
   }
+}
+
+TEST(encode_isa, spread_moves_levels_apart_and_leaves_their_middle) {
+  const KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = 64};
+  const Tokens tokens = random_tokens(shape, 128, 11, {.k_offset = 50});
+  const std::vector<float> mean = mean_of(tokens, plain_strip_functions());
+  EncodeItem item =
+      encode_item(tokens, row_range(0, 128),
+                  {.k_codec = Codec::kI1, .v_codec = Codec::kI1, .k_mean = mean.data()});
+  const std::vector<uint32_t> rows = row_range(0, 128);
+  item.rows = rows;
+  const Encoded narrow = encode_with(plain_strip_functions(), item);
+  item.k_spread = 1.5f;
+  item.v_spread = 2.0f;
+  const Encoded wide = encode_with(plain_strip_functions(), item);
+  ASSERT_TRUE(narrow.status.ok() && wide.status.ok());
+
+  const BlockLayout layout = block_layout(item);
+  const auto* const was = reinterpret_cast<const uint16_t*>(narrow.bytes.data());
+  const auto* const is = reinterpret_cast<const uint16_t*>(wide.bytes.data());
+  for (size_t i = 0; i < layout.headers_bytes() / 2; ++i) {
+    const size_t array = i / 64 % 4;  // s_k z_k s_v z_v
+    const float spread = array < 2 ? 1.5f : 2.0f;
+    const float found = float_from_half(was[i]);
+    const float expected = array % 2 == 0
+                               ? spread * found
+                               : found - 0.5f * (spread - 1) * float_from_half(was[i - 64]);
+    EXPECT_EQ(is[i], half_from_float(expected)) << i;
+  }
+  // The middle stays, but for its rounding.
+  int moved = 0;
+  for (size_t i = layout.payload_offset(); i < layout.record_bytes(); ++i)
+    moved += std::popcount(static_cast<uint8_t>(narrow.bytes.data()[i] ^ wide.bytes.data()[i]));
+  EXPECT_LT(moved, 0.01 * 8 * static_cast<double>(layout.payload_bytes()));
+  item.k_spread = 5.0f;
+  EXPECT_EQ(encode_with(plain_strip_functions(), item).status.code(), Code::kInvalidArgument);
 }
 
 }  // namespace

@@ -185,12 +185,36 @@ TEST(configuration, names_are_read_and_others_refused) {
   EXPECT_FALSE(parse_configuration("quantile2:.01").value().needs_calibration());
 }
 
+TEST(configuration, levels_are_spread_as_given_or_by_choice) {
+  const Configuration given = parse_configuration("visual:i2/i1+rotated+spread:1.5,1.25").value();
+  EXPECT_FALSE(given.needs_calibration());
+  EXPECT_EQ(given.policy.low, (CodecPair{.k = Codec::kI2,
+                                         .v = Codec::kI1,
+                                         .k_rotated = true,
+                                         .k_spread = 1.5f,
+                                         .v_spread = 1.25f}));
+  EXPECT_EQ(given.policy.high, CodecPair{});
+  EXPECT_EQ(chosen_text(given), "spread 1.5 1.25, rotated");
+
+  const Configuration open = parse_configuration("extreme+tuned").value();
+  EXPECT_TRUE(open.needs_calibration());
+  EXPECT_EQ(open.candidates.size(), 14u);  // half of them rotated
+  for (const Configuration& candidate : open.candidates) {
+    EXPECT_EQ(candidate.name, "extreme+tuned");
+    EXPECT_EQ(candidate.policy.high.k_spread, 1.0f);  // i8 has no levels to move
+  }
+  EXPECT_EQ(parse_configuration("i1+spread:2").value().policy.high.v_spread, 2.0f);
+  for (const char* name : {"i8+spread:1.5", "i1+spread:9", "i1+spread:x", "i1+spread:1,2,3",
+                           "quantile1+tuned", "i8+tuned"})
+    EXPECT_FALSE(parse_configuration(name).ok()) << name;
+}
+
 TEST(configuration, lists_keep_numbers_together) {
   const auto list = parse_configurations("i8,calibquant1:.5,.3,0,3,quantile4:.1,kivi2");
   ASSERT_TRUE(list.ok()) << list.status().message();
   ASSERT_EQ(list.value().size(), 4u);
   EXPECT_EQ(list.value()[1].name, "calibquant1:.5,.3,0,3");
-  EXPECT_EQ(scheme_text(*list.value()[1].scheme), "kappa 0.5 0.3, tau 0 3");
+  EXPECT_EQ(chosen_text(list.value()[1]), "kappa 0.5 0.3, tau 0 3");
   EXPECT_FALSE(parse_configurations("i8,i8").ok());
   EXPECT_FALSE(parse_configurations("").ok());
   EXPECT_FALSE(parse_configurations("i8,,i4").ok());

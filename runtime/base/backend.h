@@ -53,6 +53,8 @@ struct EncodeItem {
   Codec v_codec = Codec::kF16;
   bool k_rotated = false;    // K I2 or I1 with a mean, head_dim a power of two
   bool v_per_token = false;  // V not 16 bit, and no shared headers
+  float k_spread = 1.0f;     // see CodecPair
+  float v_spread = 1.0f;
   OpenTokens source;
   std::span<const uint32_t> rows;  // of source, in the order in which the block holds them
   const float* k_mean = nullptr;  // [kv_heads, head_dim]; K is encoded relative to it unless 16 bit

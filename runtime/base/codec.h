@@ -17,6 +17,9 @@
 //            values from low + 0.5 * step on are the upper ones; unless one side is empty, low =
 //            mean of the lower, step = mean of the upper - low. zero = fp16(low), scale =
 //            fp16(step). Means divide a sum by the count. This is Lloyd's iteration for two levels
+//   spread   I4, I2, I1: where it is not 1, scale = fp16(spread * scale) and zero = fp16(zero - 0.5
+//   *
+//            (spread - 1) * levels * scale) of what was found above; levels = 15, 3, 1
 //   any      max == min: scale = 0, zero = fp16(min)
 //
 // Codes are computed against the rounded scale and zero, so a block encoded with its own header and
@@ -32,7 +35,7 @@ namespace vkv {
 
 inline constexpr int kPartialSums = 32;        // a warp of a GPU
 inline constexpr int kShrinkSteps = 15;        // candidates for r: 1, .95, ... .3
-inline constexpr int kLevelSteps = 3;         // of Lloyd's iteration, I1
+inline constexpr int kLevelSteps = 3;          // of Lloyd's iteration, I1
 inline constexpr float kHalfMax = 65504.0f;    // the largest fp16
 inline constexpr uint16_t kHalfInf = 0x7c00u;  // exponent bits of fp16; with mantissa 0 infinity
 
@@ -102,6 +105,11 @@ VKV_HD constexpr float encode_value(float value, float zero, float inverse, floa
   position = position < 0.0f ? 0.0f : position;
   position = position > code_limit ? code_limit : position;
   return (position + 0x1p23f) - 0x1p23f;  // the last place of 2^23 is 1
+}
+
+// Moves levels away from their middle. `found` is rounded; the result is not.
+VKV_HD constexpr ChannelScale spread_scale(ChannelScale found, float spread, float code_limit) {
+  return {spread * found.scale, found.zero - 0.5f * (spread - 1.0f) * code_limit * found.scale};
 }
 
 // I1 splits at the middle of its two values.

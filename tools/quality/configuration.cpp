@@ -21,6 +21,8 @@ namespace {
 constexpr double kTaus[] = {0, .001, .01, .05, .1, .25};
 constexpr std::pair<double, double> kKappas[] = {{.5, .3}, {1, 1}, {.7, .5}, {.5, .5}, {.3, .3}};
 constexpr double kScoreTaus[] = {3, 2, 1, 0};
+constexpr std::pair<double, double> kSpreads[] = {{1, 1},     {1.25, 1},    {1.5, 1}, {1.25, 1.25},
+                                                  {1.5, 1.5}, {1.75, 1.75}, {2, 1.5}};
 
 Status unknown(std::string_view name) {
   std::string presets;
@@ -29,12 +31,13 @@ Status unknown(std::string_view name) {
     presets += ' ';
   }
   return {Code::kInvalidArgument,
-          fmt::format("no configuration is called \"{}\"; there are {}| i8 i4 i2 i1 f16, a pair "
-                      "like i4/i2, visual:i4, each also with +segment, "
-                      "+rotated, +pertoken, sim: | a policy file | absmax4 kivi4 "
-                      "kivi2 quantile{{4,2,1}}[:TAU] "
-                      "calibquant{{2,1}}[:KAPPA_K,KAPPA_V,TAU1,TAU2] lambda1 blank",
-                      name, presets)};
+          fmt::format(
+              "no configuration is called \"{}\"; there are {}| i8 i4 i2 i1 f16, a pair "
+              "like i4/i2, visual:i4, each also with +segment, "
+              "+rotated, +pertoken, +spread:K[,V], +tuned, sim: | a policy file | absmax4 kivi4 "
+              "kivi2 quantile{{4,2,1}}[:TAU] "
+              "calibquant{{2,1}}[:KAPPA_K,KAPPA_V,TAU1,TAU2] lambda1 blank",
+              name, presets)};
 }
 
 bool take_prefix(std::string_view& text, std::string_view prefix) {
@@ -71,6 +74,35 @@ bool take_suffix(std::string_view& text, std::string_view suffix) {
   return true;
 }
 
+// "0.5,0.3": exactly `count` numbers, none negative.
+std::optional<std::vector<double>> numbers(std::string_view text, size_t count) {
+  std::vector<double> values;
+  while (true) {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || !(value >= 0) || value > 1e6) return std::nullopt;
+    values.push_back(value);
+    text.remove_prefix(static_cast<size_t>(end - text.data()));
+    if (text.empty()) break;
+    if (!take_prefix(text, ",")) return std::nullopt;
+  }
+  if (values.size() != count) return std::nullopt;
+  return values;
+}
+
+// "+spread:1.5,1" or "+spread:1.5" at the end of a name.
+void take_spread(std::string_view& text, CodecPair& pair) {
+  const size_t begin = text.rfind("+spread:");
+  if (begin == std::string_view::npos) return;
+  const std::string_view given = text.substr(begin + std::string_view("+spread:").size());
+  std::optional<std::vector<double>> values = numbers(given, 2);
+  if (!values && (values = numbers(given, 1))) values->push_back(values->front());
+  if (!values) return;  // the name is then unknown
+  pair.k_spread = static_cast<float>((*values)[0]);
+  pair.v_spread = static_cast<float>((*values)[1]);
+  text.remove_suffix(text.size() - begin);
+}
+
 Result<PrecisionPolicy> policy_named(std::string_view text) {
   if (Result<PrecisionPolicy> preset = precision_preset(text); preset.ok()) return preset;
   std::string_view rest = text;
@@ -79,6 +111,19 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
   while ((!segment && (segment = take_suffix(rest, "+segment"))) ||
          (!rotated && (rotated = take_suffix(rest, "+rotated"))) ||
          (!per_token && (per_token = take_suffix(rest, "+pertoken")))) {
+  }
+  CodecPair spread;
+  std::string_view unspread = text;
+  take_spread(unspread, spread);
+  if (unspread != text) {
+    VKV_TRY_ASSIGN(policy, policy_named(unspread));
+    const CodecPair policy_low = policy.low;
+    policy.low.k_spread = spread.k_spread;
+    policy.low.v_spread = spread.v_spread;
+    if (policy.high == policy_low) policy.high = policy.low;
+    policy.name = text;
+    VKV_TRY(validate(policy));
+    return policy;
   }
   std::optional<CodecPair> pair = pair_named(rest);
   if (!pair) {
@@ -95,22 +140,6 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
   policy.segment_headers = segment;
   VKV_TRY(validate(policy));
   return policy;
-}
-
-// "0.5,0.3": exactly `count` numbers, none negative.
-std::optional<std::vector<double>> numbers(std::string_view text, size_t count) {
-  std::vector<double> values;
-  while (true) {
-    double value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || !(value >= 0) || value > 1e6) return std::nullopt;
-    values.push_back(value);
-    text.remove_prefix(static_cast<size_t>(end - text.data()));
-    if (text.empty()) break;
-    if (!take_prefix(text, ",")) return std::nullopt;
-  }
-  if (values.size() != count) return std::nullopt;
-  return values;
 }
 
 // The schemes that a name of a baseline may mean: one, or those to choose from; none: no such name.
@@ -156,6 +185,27 @@ std::vector<Scheme> schemes_named(std::string_view text) {
   return {};
 }
 
+// What "+tuned" after a name chooses from: spreads of the low levels, with K as it is and rotated.
+Result<std::vector<Configuration>> tuned(std::string_view name) {
+  VKV_TRY_ASSIGN(base, parse_configuration(name));
+  if (base.needs_calibration()) return unknown(fmt::format("{}+tuned", name));
+  const CodecPair low = base.policy.low;
+  std::vector<Configuration> candidates;
+  for (const bool rotated : {false, true}) {
+    if (rotated && (low.k_rotated || bits_of(low.k) > 2)) continue;
+    for (const auto& [k, v] : kSpreads) {
+      Configuration candidate = base;
+      candidate.policy.low.k_rotated |= rotated;
+      candidate.policy.low.k_spread = static_cast<float>(k);
+      candidate.policy.low.v_spread = static_cast<float>(v);
+      if (base.policy.high == low) candidate.policy.high = candidate.policy.low;
+      VKV_TRY(validate(candidate.policy));
+      candidates.push_back(std::move(candidate));
+    }
+  }
+  return candidates;
+}
+
 }  // namespace
 
 Result<Configuration> parse_configuration(std::string_view text) {
@@ -171,10 +221,23 @@ Result<Configuration> parse_configuration(std::string_view text) {
     // The low pair is not used; that it differs from the high one is what makes tokens low.
     configuration.policy = visual_only({Codec::kI4, Codec::kI4});
     configuration.scheme = schemes.front();
-    if (schemes.size() > 1) configuration.candidates = schemes;
+    if (schemes.size() == 1) return configuration;
+    Configuration candidate = configuration;
+    for (const Scheme& scheme : schemes) {
+      candidate.scheme = scheme;
+      configuration.candidates.push_back(candidate);
+    }
     return configuration;
   }
   std::string_view rest = text;
+  if (take_suffix(rest, "+tuned")) {
+    VKV_TRY_ASSIGN(candidates, tuned(rest));
+    for (Configuration& candidate : candidates) candidate.name = text;
+    configuration.policy = candidates.front().policy;
+    configuration.scheme = candidates.front().scheme;
+    configuration.candidates = std::move(candidates);
+    return configuration;
+  }
   if (take_prefix(rest, "sim:")) configuration.scheme = Scheme{};
   VKV_TRY_ASSIGN(policy, policy_named(rest));
   configuration.policy = policy;
@@ -201,7 +264,14 @@ Result<std::vector<Configuration>> parse_configurations(std::string_view names) 
   return configurations;
 }
 
-std::string scheme_text(const Scheme& scheme) {
+std::string chosen_text(const Configuration& configuration) {
+  if (!configuration.scheme) {
+    const CodecPair& low = configuration.policy.low;
+    if (low.k_spread == 1.0f && low.v_spread == 1.0f) return "";
+    return fmt::format("spread {} {}{}", low.k_spread, low.v_spread,
+                       low.k_rotated ? ", rotated" : "");
+  }
+  const Scheme& scheme = *configuration.scheme;
   switch (scheme.kind) {
     case SchemeKind::kQuantile:
       return fmt::format("tau {}", scheme.tau);

@@ -17,9 +17,9 @@ struct Configuration {
   std::string name;
   PrecisionPolicy policy;
   std::optional<Scheme> scheme;  // runs in a SimulatedCache; none: in vkv::Cache
-  // What the name leaves open, to be chosen on calibration items by the lowest mean KL; `scheme`
-  // is the first of them until then. fits_lambda: see Scheme.
-  std::vector<Scheme> candidates;
+  // What the name leaves open, to be chosen on calibration items by the lowest mean KL; the first
+  // is in force until then. fits_lambda: see Scheme.
+  std::vector<Configuration> candidates;
 
   bool needs_calibration() const { return !candidates.empty() || (scheme && scheme->fits_lambda); }
 };
@@ -33,6 +33,8 @@ struct Configuration {
 //                                     at 16 bit
 //   i1+segment, visual:i1+segment     with headers shared by the low tokens of a window
 //   i2+rotated, i4+pertoken           K rotated by a Hadamard matrix; V scaled per token
+//   i1+spread:1.5, i2+spread:1.5,1    levels moved apart, of K and V or each (CodecPair::k_spread)
+//   i1+tuned, visual1+tuned           by how much, and whether K is rotated, is chosen
 //   FILE                              a policy of one's own, see tools/vkv/policy_file.h
 //   sim:NAME                          one of the above through the simulator
 //   absmax4, kivi4, kivi2             baselines, see scheme.h
@@ -47,8 +49,8 @@ Result<Configuration> parse_configuration(std::string_view name);
 // Names separated by commas; a comma inside calibquant's numbers belongs to them. No name twice.
 Result<std::vector<Configuration>> parse_configurations(std::string_view names);
 
-// What was chosen for a calibrated scheme: "tau 0.01", "kappa 0.5 0.3, tau 0 3"; "" for others.
-std::string scheme_text(const Scheme& scheme);
+// What was chosen: "tau 0.01", "kappa 0.5 0.3, tau 0 3", "spread 1.5 1"; "" where nothing was.
+std::string chosen_text(const Configuration& configuration);
 
 struct TestCacheOptions {
   KvShape shape;

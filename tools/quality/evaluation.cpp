@@ -240,12 +240,9 @@ Status Evaluation::calibrate(std::span<const ItemSource> sources,
   std::vector<Configuration> candidates;
   for (const Configuration& configuration : configurations) {
     if (!configuration.needs_calibration()) continue;
-    Configuration candidate = configuration;
-    for (const Scheme& scheme : configuration.candidates) {
-      candidate.scheme = scheme;
-      candidates.push_back(candidate);
-    }
-    if (configuration.candidates.empty()) candidates.push_back(candidate);
+    if (configuration.candidates.empty()) candidates.push_back(configuration);
+    candidates.insert(candidates.end(), configuration.candidates.begin(),
+                      configuration.candidates.end());
   }
   if (candidates.empty()) return {};
   if (sources.empty())
@@ -269,13 +266,13 @@ Status Evaluation::calibrate(std::span<const ItemSource> sources,
       continue;
     }
     double least = INFINITY;
-    for (const Scheme& scheme : configuration.candidates) {
+    const std::vector<Configuration> choices = std::move(configuration.candidates);
+    for (const Configuration& choice : choices) {
       const double kl = mean_kl(results, next++);
       if (kl >= least) continue;
       least = kl;
-      configuration.scheme = scheme;
+      configuration = choice;
     }
-    configuration.candidates.clear();
   }
   return {};
 }

@@ -82,10 +82,8 @@ void judge(const Gate& gate, ConfigurationSummary& summary) {
 ConfigurationSummary summarize(std::span<const SourceResult> results, size_t index,
                                const Configuration& configuration) {
   ConfigurationSummary summary{.name = configuration.name};
-  if (configuration.scheme) {
-    summary.simulated = true;
-    summary.detail = scheme_text(*configuration.scheme);
-  }
+  summary.simulated = configuration.scheme.has_value();
+  summary.detail = chosen_text(configuration);
   std::vector<double> kl, case_kl;
   std::vector<const std::vector<float>*> layer_errors;
   RoleStats visual, all;

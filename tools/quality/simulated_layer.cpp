@@ -207,6 +207,8 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
                      .v_codec = codecs.v,
                      .k_rotated = codecs.k_rotated,
                      .v_per_token = codecs.v_per_token,
+                     .k_spread = codecs.k_spread,
+                     .v_spread = codecs.v_spread,
                      .source = half.open,
                      .k_mean = mean};
 

@@ -50,12 +50,11 @@ std::optional<CodecPair> pair_named(std::string_view text) {
 }
 
 OrderedJson pair_json(const CodecPair& codecs) {
-  if (!codecs.k_rotated && !codecs.v_per_token)
+  if (codecs == CodecPair{.k = codecs.k, .v = codecs.v})
     return fmt::format("{}/{}", name(codecs.k), name(codecs.v));
-  return {{"k", name(codecs.k)},
-          {"v", name(codecs.v)},
-          {"k_rotated", codecs.k_rotated},
-          {"v_per_token", codecs.v_per_token}};
+  return {{"k", name(codecs.k)},           {"v", name(codecs.v)},
+          {"k_rotated", codecs.k_rotated}, {"v_per_token", codecs.v_per_token},
+          {"k_spread", codecs.k_spread},   {"v_spread", codecs.v_spread}};
 }
 
 // Reads the fields of one object. `path` is where it stands in the file: "" or "layers[2].".
@@ -120,12 +119,14 @@ class Fields {
     if (value == nullptr) return {};
     if (value->is_object()) {
       const Fields codecs(*value, where_, fmt::format("{}{}.", path_, field));
-      VKV_TRY(codecs.check_known({"k", "v", "k_rotated", "v_per_token"}));
+      VKV_TRY(codecs.check_known({"k", "v", "k_rotated", "v_per_token", "k_spread", "v_spread"}));
       target = {};
       VKV_TRY(codecs.read_codec("k", target.k));
       VKV_TRY(codecs.read_codec("v", target.v));
       VKV_TRY(codecs.read("k_rotated", target.k_rotated));
-      return codecs.read("v_per_token", target.v_per_token);
+      VKV_TRY(codecs.read("v_per_token", target.v_per_token));
+      VKV_TRY(codecs.read_spread("k_spread", target.k_spread));
+      return codecs.read_spread("v_spread", target.v_spread);
     }
     const auto named =
         value->is_string() ? pair_named(value->get_ref<const std::string&>()) : std::nullopt;
@@ -150,6 +151,13 @@ class Fields {
     const auto codec = codec_named(text);
     if (!codec) return wrong(field, fmt::format("must be a codec: {}", kCodecNames));
     target = *codec;
+    return {};
+  }
+
+  Status read_spread(const char* field, float& target) const {
+    double spread = target;
+    VKV_TRY(read(field, 0.5, 4.0, spread));
+    target = static_cast<float>(spread);
     return {};
   }
 

@@ -8,7 +8,8 @@
 //    "high": "i8/i8",                  K/V of sealed text and of the visual tokens looked at most
 //    "low": {"k": "i2", "v": "i1",     of all others; "i4" alone is both K and V
 //            "k_rotated": true,        Hadamard rotation: K i2 or i1, head_dim a power of two
-//            "v_per_token": false},    V with scales per token, not with segment_headers
+//            "v_per_token": false,     V with scales per token, not with segment_headers
+//            "k_spread": 1.5, "v_spread": 1},    i4, i2, i1: levels moved apart, 0.5..4
 //    "high_fraction": 0.1,             of all tokens, 0..1: how many may be high
 //    "visual_high_fraction_max": 1,    of the visual tokens, 0..1
 //    "sink_tokens": 4,                 first tokens of a sequence that stay at 16 bit, 0..64

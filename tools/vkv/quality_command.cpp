@@ -43,6 +43,8 @@ Configurations, separated by commas:
   visual:i4, visual:i4/i2              only old visual tokens; the rest at 16 bit, as with baselines
   i1+segment, visual:i1+segment        low tokens of a window share their scales
   i2+rotated, i4+pertoken              K rotated by a Hadamard matrix; V scaled per token
+  i1+spread:1.5, visual1+spread:1.5,1  levels moved apart, of K and V or of each
+  visual1+tuned                        spreads, and whether K is rotated, are chosen
   policy.json                          a file, as for `vkv run --policy`
   absmax4, kivi4, kivi2                published baselines, in a simulated cache
   quantile4, quantile2, quantile1      clipped at quantiles; :0.01 sets tau

@@ -50,7 +50,8 @@ A policy file is one JSON object; what it leaves out is that of its "base", a pr
    "segment_headers": false,         one header for the low tokens of a prefill window
    "layers": [{"layer": 0, "high": "i8", "low": "i8"}]}    overrides of single layers
 Codecs: f16, bf16, i8, i4, i2, i1; K never fewer bits than V. Beside "k" and "v" may stand
-"k_rotated": true (K i2 or i1) and "v_per_token": true (without segment_headers).
+"k_rotated": true (K i2 or i1), "v_per_token": true (without segment_headers), and "k_spread" and
+"v_spread" (i4, i2, i1; 0.5 to 4): how far levels are moved apart, found by `vkv quality`.
 
 Exit status: 0 all answered, 1 some failed, 2 wrong flags, model or budgets, 130 interrupted.)";
 

@@ -22,6 +22,11 @@ struct CodecPair {
   // V has a scale and a zero point per token instead of per channel; V not at 16 bit, and not with
   // headers that a segment shares.
   bool v_per_token = false;
+  // I4, I2, I1: the levels of least squared error, moved away from their middle by this factor,
+  // 0.5..4. More than 1 where a model's attention is decided by the few keys that stand out, which
+  // least squares draw in; less accurate where it is spread over many. `vkv quality` finds it.
+  float k_spread = 1.0f;
+  float v_spread = 1.0f;
   bool operator==(const CodecPair&) const = default;
 };
 
