@@ -49,8 +49,8 @@ main() {
     answer "$preset" "$preset" --dram-budget 32M --dram-blocks 64K --nvme-budget 1G
     answer "$preset" "$preset-dram" --dram-budget 512M
     row=$(jq -r '[.accuracy.percent, .kv.visual.bits_per_value, .visual_kv_reduction_percent,
-                  .visual_nvme_percent, 100 * .io.prefetch_hits / .io.nvme_reads,
-                  100 * .io.prefetch_ready / .io.nvme_reads] | @tsv' \
+                  .visual_nvme_percent, 100 * .io.prefetch_hits / .io.extents_needed,
+                  100 * .io.prefetch_ready / .io.extents_needed] | @tsv' \
       "build/evaluation/$preset.json")
     # shellcheck disable=SC2086  # the row's numbers are arguments of their own
     printf "%-9s %8.2f%% %6.2f %6.1f%% %7.1f%% %7.1f%%/%6.1f%%" "$preset" $row
