@@ -31,7 +31,7 @@ class Batch : public AnswerListener {
         settings_(answer_settings(arguments)),
         answers_(std::move(answers)),
         facts_(run_facts(arguments, options)),
-        progress_(progress_mode(arguments)) {}
+        progress_(progress_mode(arguments.quiet, arguments.progress)) {}
 
   // Counts the answers that are there and lists what is missing. Errors: kInvalidArgument for an
   // answer to another question or with other settings.

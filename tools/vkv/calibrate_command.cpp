@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -47,7 +46,7 @@ struct LayerLoss {
 class Calibration {
  public:
   explicit Calibration(const CalibrateArguments& arguments)
-      : arguments_(arguments), progress_(progress_mode()) {}
+      : arguments_(arguments), progress_(progress_mode(arguments_.quiet, arguments_.progress)) {}
 
   // Errors: of flags, model and data; kCancelled.
   Status run() {
@@ -61,15 +60,9 @@ class Calibration {
   }
 
  private:
-  ProgressMode progress_mode() const {
-    if (arguments_.quiet) return ProgressMode::kOff;
-    if (isatty(STDERR_FILENO) == 1) return ProgressMode::kLine;
-    return arguments_.progress ? ProgressMode::kLog : ProgressMode::kOff;
-  }
-
   Watch watch(const char* phase) {
     progress_.clear();
-    progress_ = Progress(progress_mode());
+    progress_ = Progress(progress_mode(arguments_.quiet, arguments_.progress));
     progress_.begin_phase(phase, "items");
     return {.progress =
                 [this](uint64_t done, uint64_t total) {

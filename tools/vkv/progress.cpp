@@ -3,6 +3,7 @@
 #include "tools/vkv/progress.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 
@@ -22,6 +23,12 @@ std::string duration_text(double seconds) {
 }
 
 }  // namespace
+
+ProgressMode progress_mode(bool quiet, bool progress) {
+  if (quiet) return ProgressMode::kOff;
+  if (isatty(STDERR_FILENO) == 1) return ProgressMode::kLine;
+  return progress ? ProgressMode::kLog : ProgressMode::kOff;
+}
 
 void Progress::begin_job(uint64_t index, uint64_t count) {
   if (job_count_ == 0) start_ = Clock::now();

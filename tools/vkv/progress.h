@@ -15,6 +15,9 @@ enum class ProgressMode : uint8_t {
   kLog,   // a line of its own a second, at most: a file
 };
 
+// A terminal gets its line, a file only what was asked for with --progress; --quiet turns both off.
+ProgressMode progress_mode(bool quiet, bool progress);
+
 // Writes to stderr. One thread.
 class Progress {
  public:

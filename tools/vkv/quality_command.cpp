@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -165,7 +164,7 @@ Status write_file(const std::string& path, std::string_view content) {
 class QualityRun {
  public:
   explicit QualityRun(const QualityArguments& arguments)
-      : arguments_(arguments), progress_(progress_mode()) {}
+      : arguments_(arguments), progress_(progress_mode(arguments_.quiet, arguments_.progress)) {}
 
   // Loads, calibrates, compares. Errors: of flags, model and data.
   Status run() {
@@ -227,15 +226,9 @@ class QualityRun {
   }
 
  private:
-  ProgressMode progress_mode() const {
-    if (arguments_.quiet) return ProgressMode::kOff;
-    if (isatty(STDERR_FILENO) == 1) return ProgressMode::kLine;
-    return arguments_.progress ? ProgressMode::kLog : ProgressMode::kOff;
-  }
-
   Watch watch(const char* phase) {
     progress_.clear();
-    progress_ = Progress(progress_mode());
+    progress_ = Progress(progress_mode(arguments_.quiet, arguments_.progress));
     progress_.begin_phase(phase, "items");
     return {.progress =
                 [this](uint64_t done, uint64_t total) {

@@ -357,10 +357,4 @@ Result<std::string> default_store_path() {
   return (folder / fmt::format("store-{}.vkv", getpid())).string();
 }
 
-ProgressMode progress_mode(const RunArguments& a) {
-  if (a.quiet) return ProgressMode::kOff;
-  if (isatty(STDERR_FILENO) == 1) return ProgressMode::kLine;
-  return a.progress ? ProgressMode::kLog : ProgressMode::kOff;
-}
-
 }  // namespace vkv

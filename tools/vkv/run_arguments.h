@@ -74,6 +74,4 @@ std::string answer_settings(const RunArguments& arguments);
 // Errors: kIo, saying to give --store.
 Result<std::string> default_store_path();
 
-ProgressMode progress_mode(const RunArguments& arguments);
-
 }  // namespace vkv

@@ -85,7 +85,7 @@ class SingleListener : public AnswerListener {
 
 int run_single(const RunArguments& arguments, const SessionOptions& options) {
   const std::atomic<bool>& cancel = catch_interrupts();
-  Progress progress(progress_mode(arguments));
+  Progress progress(progress_mode(arguments.quiet, arguments.progress));
   Result<std::unique_ptr<Session>> session = Session::open(options, &progress, &cancel);
   progress.clear();
   if (!session.ok()) {
