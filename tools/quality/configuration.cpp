@@ -46,22 +46,6 @@ bool take_prefix(std::string_view& text, std::string_view prefix) {
   return true;
 }
 
-std::optional<Codec> codec_named(std::string_view text) {
-  for (const Codec codec :
-       {Codec::kF16, Codec::kBf16, Codec::kI8, Codec::kI4, Codec::kI2, Codec::kI1})
-    if (text == name(codec)) return codec;
-  return std::nullopt;
-}
-
-std::optional<CodecPair> pair_named(std::string_view text) {
-  const size_t slash = text.find('/');
-  const std::optional<Codec> k = codec_named(text.substr(0, slash));
-  const std::optional<Codec> v =
-      slash == std::string_view::npos ? k : codec_named(text.substr(slash + 1));
-  if (!k || !v) return std::nullopt;
-  return CodecPair{*k, *v};
-}
-
 // Text, control and sinks at 16 bit, every old visual token low.
 PrecisionPolicy visual_only(const CodecPair& low) {
   return {.name = "visual", .high = {}, .low = low, .high_fraction = 0};
@@ -105,13 +89,6 @@ void take_spread(std::string_view& text, CodecPair& pair) {
 
 Result<PrecisionPolicy> policy_named(std::string_view text) {
   if (Result<PrecisionPolicy> preset = precision_preset(text); preset.ok()) return preset;
-  std::string_view rest = text;
-  const bool visual = take_prefix(rest, "visual:");
-  bool segment = false, rotated = false, per_token = false;
-  while ((!segment && (segment = take_suffix(rest, "+segment"))) ||
-         (!rotated && (rotated = take_suffix(rest, "+rotated"))) ||
-         (!per_token && (per_token = take_suffix(rest, "+pertoken")))) {
-  }
   CodecPair spread;
   std::string_view unspread = text;
   take_spread(unspread, spread);
@@ -125,7 +102,14 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
     VKV_TRY(validate(policy));
     return policy;
   }
-  std::optional<CodecPair> pair = pair_named(rest);
+  std::string_view rest = text;
+  const bool visual = take_prefix(rest, "visual:");
+  bool segment = false, rotated = false, per_token = false;
+  while ((!segment && (segment = take_suffix(rest, "+segment"))) ||
+         (!rotated && (rotated = take_suffix(rest, "+rotated"))) ||
+         (!per_token && (per_token = take_suffix(rest, "+pertoken")))) {
+  }
+  std::optional<CodecPair> pair = codec_pair_named(rest);
   if (!pair) {
     // A file of one's own.
     std::error_code error;

@@ -40,15 +40,6 @@ std::optional<Codec> codec_named(std::string_view text) {
   return std::nullopt;
 }
 
-// "i4" or "i4/i2".
-std::optional<CodecPair> pair_named(std::string_view text) {
-  const size_t slash = text.find('/');
-  const auto k = codec_named(text.substr(0, slash));
-  const auto v = slash == std::string_view::npos ? k : codec_named(text.substr(slash + 1));
-  if (!k || !v) return std::nullopt;
-  return CodecPair{.k = *k, .v = *v};
-}
-
 OrderedJson pair_json(const CodecPair& codecs) {
   if (codecs == CodecPair{.k = codecs.k, .v = codecs.v})
     return fmt::format("{}/{}", name(codecs.k), name(codecs.v));
@@ -129,7 +120,7 @@ class Fields {
       return codecs.read_spread("v_spread", target.v_spread);
     }
     const auto named =
-        value->is_string() ? pair_named(value->get_ref<const std::string&>()) : std::nullopt;
+        value->is_string() ? codec_pair_named(value->get_ref<const std::string&>()) : std::nullopt;
     if (!named)
       return wrong(field, fmt::format("must be a codec ({}), a pair of K and V like \"i4/i2\", or "
                                       "{{\"k\": ..., \"v\": ...}}",
@@ -219,10 +210,19 @@ Result<PrecisionPolicy> read_file(const std::string& path) {
 
 }  // namespace
 
+std::optional<CodecPair> codec_pair_named(std::string_view text) {
+  const size_t slash = text.find('/');
+  const auto k = codec_named(text.substr(0, slash));
+  const auto v = slash == std::string_view::npos ? k : codec_named(text.substr(slash + 1));
+  if (!k || !v) return std::nullopt;
+  return CodecPair{.k = *k, .v = *v};
+}
+
 Result<PrecisionPolicy> policy_from(std::string_view name_or_path) {
   Result<PrecisionPolicy> preset = precision_preset(name_or_path);
   if (preset.ok()) return preset;
-  if (const auto codecs = pair_named(name_or_path)) return uniform_policy(*codecs, name_or_path);
+  if (const auto codecs = codec_pair_named(name_or_path))
+    return uniform_policy(*codecs, name_or_path);
   return read_file(std::string(name_or_path));
 }
 

@@ -21,6 +21,7 @@
 // and values out of range are refused.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,9 @@
 #include "vkv/status.h"
 
 namespace vkv {
+
+// "i4" or "i4/i2": K/V in codecs by name, without variants; none for anything else.
+std::optional<CodecPair> codec_pair_named(std::string_view text);
 
 // A preset's name; a codec ("i4") or pair ("i4/i2") for every token; or the path of a file.
 // Errors: kInvalidArgument and kDataLoss naming the file, the field and what may stand there;

@@ -6,13 +6,13 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "runtime/base/stopwatch.h"
 #include "tools/quality/evaluation.h"
 #include "tools/quality/quality_report.h"
 #include "tools/quality/quality_summary.h"
@@ -23,8 +23,6 @@
 
 namespace vkv {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr const char* kExamples = R"(
 Examples:
@@ -248,7 +246,7 @@ class QualityRun {
     facts_.recent_tokens = arguments_.recent_tokens;
     facts_.interrupted = interrupted_;
     facts_.failure_count = data_.failure_count;
-    facts_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    facts_.seconds = since_start_.seconds();
     for (const SourceResult& result : results) {
       facts_.source_count += result.rows.empty() ? 0 : 1;
       if (result.error.empty()) continue;
@@ -260,7 +258,7 @@ class QualityRun {
   }
 
   const QualityArguments& arguments_;
-  const Clock::time_point start_ = Clock::now();
+  const Stopwatch since_start_;
   Progress progress_;
   Data data_;
   std::vector<Configuration> configurations_;
