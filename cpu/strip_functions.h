@@ -8,7 +8,7 @@
 //   values   fp32 [strips, sample_count, kStripLanes]
 //   codes    bytes [strips, padded samples, kStripLanes]
 //
-// narrow enough for the samples of a strip to stay in the first-level cache during the 15 passes of
+// narrow enough for the samples of a strip to stay in the first-level cache during the passes of
 // the search. All sets give the same bits, those of runtime/base/codec.h. The sources of the fast
 // ones are compiled once per instruction set, in a namespace each, and include nothing that could
 // leave an inline function for the linker to share between them.

@@ -129,13 +129,13 @@ ChannelScale best_shrunk_scale(const Lane& lane, float min, float max, int bits)
   const float code_limit = static_cast<float>(code_max(bits));
   ChannelScale best = {};
   float least = 0.0f;
-  for (int step = 0; step < kShrinkSteps; ++step) {
-    const ChannelScale s = rounded(shrunk_scale(min, max - min, shrink_factor(step), code_limit));
+  for (int step = 0; step < shrink_steps(bits); ++step) {
+    const ChannelScale s =
+        rounded(shrunk_scale(min, max - min, shrink_factor(bits, step), code_limit));
     const float inverse = inverse_scale(s.scale);
     const float error = lane.sum_of([=](float x) {
       const float code = encode_value(x, s.zero, inverse, code_limit);
-      const float difference = x - decode_value(code, s.zero, s.scale);
-      return difference * difference;
+      return error_term(bits, x - decode_value(code, s.zero, s.scale));
     });
     if (step > 0 && !(error < least)) continue;
     least = error;

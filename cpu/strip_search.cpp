@@ -19,16 +19,17 @@ typedef float Wide __attribute__((vector_size(4 * VKV_ISA_LANES)));
 typedef int32_t WideInts __attribute__((vector_size(4 * VKV_ISA_LANES)));
 
 struct ShrinkFactors {
-  float factor[kShrinkSteps];
+  float factor[8];
 };
 
-constexpr ShrinkFactors shrink_factors() {
+constexpr ShrinkFactors shrink_factors(int bits) {
   ShrinkFactors factors = {};
-  for (int step = 0; step < kShrinkSteps; ++step) factors.factor[step] = shrink_factor(step);
+  for (int step = 0; step < shrink_steps(bits); ++step)
+    factors.factor[step] = shrink_factor(bits, step);
   return factors;
 }
 
-constexpr ShrinkFactors kShrink = shrink_factors();
+constexpr ShrinkFactors kShrink4 = shrink_factors(4), kShrink2 = shrink_factors(2);
 
 inline Wide broadcast(float value) { return Wide{} + value; }
 
@@ -191,11 +192,12 @@ WideScale sign_scale(const Lanes& lanes) {
   return s;
 }
 
-// Sum of squared differences between values and their decoded codes; or something above `least` in
-// every lane, as soon as that is certain: sums of squares only grow, rounded or not.
-inline Wide squared_error(const Lanes& lanes, const WideScale& s, int bits, bool first,
-                          Wide least) {
-  const Coder coder(s, bits);
+// Sum of error_term() of codec.h over differences between values and their decoded codes; or
+// something above `least` in every lane, as soon as that is certain: sums of even powers only grow,
+// rounded or not.
+template <int kBits>
+inline Wide error_of(const Lanes& lanes, const WideScale& s, bool first, Wide least) {
+  const Coder coder(s, kBits);
   const Wide zero = s.zero, scale = s.scale;
   PartialSums sums;
   Wide total = {};
@@ -204,7 +206,8 @@ inline Wide squared_error(const Lanes& lanes, const WideScale& s, int bits, bool
         lanes, begin,
         [=](Wide x) {
           const Wide difference = x - (zero + scale * nearest(coder(x)));
-          return difference * difference;
+          const Wide square = difference * difference;
+          return kBits == 4 ? square * square : square;
         },
         sums);
     total = sums.total();
@@ -216,7 +219,7 @@ inline Wide squared_error(const Lanes& lanes, const WideScale& s, int bits, bool
 // The i-th candidate to look at. The first must be the first, as it stays where its error is not a
 // number. Then one that is often the best, so that bad ones can be abandoned early; then the rest.
 inline int step_at(int i, int bits) {
-  const int likely = bits == 4 ? 2 : 8;  // the best for normal values: r = .9 and .6
+  const int likely = bits == 4 ? 1 : 4;  // the best for normal values: r = .95 and .6
   if (i == 0) return 0;
   if (i == 1) return likely;
   return i <= likely ? i - 1 : i;
@@ -227,17 +230,19 @@ void find_shrunk(const Lanes& lanes, Wide min, Wide max, int bits, uint16_t* sca
                  uint16_t* zero) {
   const float code_limit = static_cast<float>((1 << bits) - 1);
   const Wide range = max - min;
-  const int steps = bits == 8 ? 1 : kShrinkSteps;
+  const int steps = bits == 8 ? 1 : shrink_steps(bits);
+  const ShrinkFactors& factors = bits == 4 ? kShrink4 : kShrink2;
   Wide least = {}, best = {};
   for (int i = 0; i < steps; ++i) {
     const int step = bits == 8 ? 0 : step_at(i, bits);
-    const float shrink = kShrink.factor[step], order = static_cast<float>(step);
+    const float shrink = bits == 8 ? 1.0f : factors.factor[step], order = static_cast<float>(step);
     uint16_t halves[2][kWidth];
     const WideScale s = {rounded(range * shrink / code_limit, halves[0]),
                          rounded(min + (1.0f - shrink) * 0.5f * range, halves[1])};
     WideInts better = Wide{} == Wide{};
     if (steps > 1) {
-      const Wide error = squared_error(lanes, s, bits, i == 0, least);
+      const Wide error =
+          bits == 4 ? error_of<4>(lanes, s, i == 0, least) : error_of<2>(lanes, s, i == 0, least);
       // Of equal errors that of the least step wins, in whatever order they come.
       if (i > 0) better = (error < least) | ((error == least) & (order < best));
       least = better ? error : least;

@@ -68,7 +68,8 @@ TEST(encode, i8_is_within_half_a_step_of_every_value) {
   }
 }
 
-TEST(encode, shrinking_the_range_never_costs_squared_error) {
+// Fourth powers for I4, squares for I2.
+TEST(encode, shrinking_the_range_never_costs_what_it_is_chosen_by) {
   const auto backend = make_engine("reference");
   const KvShape shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 128};
   const Tokens tokens = random_tokens(shape, 128, 11);
@@ -77,6 +78,7 @@ TEST(encode, shrinking_the_range_never_costs_squared_error) {
         encode_rows(*backend, tokens, row_range(0, 128), {.k_codec = codec, .v_codec = codec});
     const Decoded result = decoded(shape, record.view, 0);
     const float limit = static_cast<float>(code_max(bits_of(codec)));
+    const int power = codec == Codec::kI4 ? 4 : 2;
     double shrunk = 0, whole = 0;
     for (int c = 0; c < 128; ++c) {
       float min = INFINITY, max = -INFINITY;
@@ -89,15 +91,15 @@ TEST(encode, shrinking_the_range_never_costs_squared_error) {
       for (int t = 0; t < 128; ++t) {
         const float value = value_of(tokens, true, t, 0, c);
         const float nearest = min + std::rint((value - min) / step) * step;
-        channel_shrunk += std::pow(result.k[t * 128 + c] - value, 2);
-        channel_whole += std::pow(nearest - value, 2);
+        channel_shrunk += std::pow(result.k[t * 128 + c] - value, power);
+        channel_whole += std::pow(nearest - value, power);
       }
       ASSERT_LE(channel_shrunk,
-                channel_whole * 1.02);  // the whole range is not rounded to fp16 here
+                channel_whole * 1.03);  // the whole range is not rounded to fp16 here
       shrunk += channel_shrunk;
       whole += channel_whole;
     }
-    EXPECT_LT(shrunk, whole * (codec == Codec::kI2 ? 0.75 : 0.95));
+    EXPECT_LT(shrunk, whole * (codec == Codec::kI2 ? 0.75 : 0.9));
   }
 }
 

@@ -3,8 +3,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A record of 3 tokens of one KV head of 8 channels: K is (7 t + 3 c) % 11 - 4 + c / 4, V is
-// (5 t + 7 c) % 13 / 4 - 1, for token t and channel c. Lines are "offset: 16 bytes" in hex; lines
-// that are not listed are zero. The header (s_k z_k s_v z_v, 64 bytes each) is at 0 and K from
+// (5 t + 7 c) % 13 / 4 - 1, for token t and channel c, both doubled where t % 16 is 5. Lines are
+// "offset: 16 bytes" in hex; lines that are not listed are zero. The header (s_k z_k s_v z_v, 64 bytes each) is at 0 and K from
 // 0x100 on; 16-bit records have no header. Written by tests/golden/record/make_golden.py from the
 // format's text alone.
 #include <gtest/gtest.h>
@@ -21,10 +21,12 @@ Tokens golden_tokens(int count, int head_dim) {
   Tokens tokens = {.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = head_dim},
                    .count = count};
   for (int t = 0; t < count; ++t) {
+    const float scale = t % 16 == 5 ? 2 : 1;
     for (int c = 0; c < head_dim; ++c) {
-      tokens.k.push_back(half_from_float(static_cast<float>((7 * t + 3 * c) % 11 - 4) +
-                                         0.25f * static_cast<float>(c)));
-      tokens.v.push_back(half_from_float(static_cast<float>((5 * t + 7 * c) % 13) / 4 - 1));
+      tokens.k.push_back(half_from_float(
+          scale * (static_cast<float>((7 * t + 3 * c) % 11 - 4) + 0.25f * static_cast<float>(c))));
+      tokens.v.push_back(
+          half_from_float(scale * (static_cast<float>((5 * t + 7 * c) % 13) / 4 - 1)));
     }
   }
   return tokens;
@@ -143,12 +145,12 @@ TEST(golden_record, i4_has_these_bytes) {
 
 TEST(golden_record, i2_has_these_bytes) {
   EXPECT_EQ(golden_dump(options_of(Codec::kI2, Codec::kI2)),
-            "0000: 6f406f406f4011416f406f406f401141\n"
-            "0040: a6c39ab84dbd1ac04dbf26c1663966aa\n"
-            "0080: 553a5539553a5539553a553955395539\n"
-            "00c0: 80bb000080b900bc00b700ba00bc00b8\n"
-            "0100: 00000203030300020101030000000000\n"
-            "0120: 00020203030000020103030000000000\n"
+            "0000: ab40ab40ab40cd40ab40ab40ab40cd40\n"
+            "0040: 00c400ba00be66bf00c080c10038cd30\n"
+            "0080: 003a5539003a5539003a553955395539\n"
+            "00c0: 00bb000000b900bc00b600ba00bc00b8\n"
+            "0100: 00000203030300010101030000000000\n"
+            "0120: 00020203030000010103030000000000\n"
             "0200: 00020300010300000002030003000200\n"
             "0210: 00020300030002000103000003000200\n");
 }
@@ -191,14 +193,14 @@ TEST(golden_record, i4_with_v_per_token_has_these_bytes) {
 
 TEST(golden_record, i2_with_v_per_token_has_these_bytes) {
   EXPECT_EQ(golden_dump(per_token(Codec::kI2)),
-            "0000: 6f406f406f4011416f406f406f401141\n"
-            "0040: a6c39ab84dbd1ac04dbf26c1663966aa\n"
-            "0080: 5539cd3acd3a00000000000000000000\n"
-            "00c0: 00ba33ba33ba00000000000000000000\n"
-            "0100: 00000203030300020101030000000000\n"
-            "0120: 00020203030000020103030000000000\n"
-            "0200: 00010300020301000001030003000100\n"
-            "0210: 00020300030001000102000003000200\n");
+            "0000: ab40ab40ab40cd40ab40ab40ab40cd40\n"
+            "0040: 00c400ba00be66bf00c080c10038cd30\n"
+            "0080: 5539663a663a00000000000000000000\n"
+            "00c0: 00ba9ab99ab900000000000000000000\n"
+            "0100: 00000203030300010101030000000000\n"
+            "0120: 00020203030000010103030000000000\n"
+            "0200: 00010300020301000002030003000100\n"
+            "0210: 00020300030002000102000003000200\n");
 }
 
 TEST(golden_record, i1_with_v_per_token_has_these_bytes) {
@@ -215,10 +217,10 @@ TEST(golden_record, i1_with_v_per_token_has_these_bytes) {
 
 TEST(golden_record, i2_with_rotated_k_has_these_bytes) {
   EXPECT_EQ(golden_dump(rotated(Codec::kI2)),
-            "0000: 2a33ed40c743c7432f3d2f3d2f3d2f3d\n"
-            "0040: b1410cc43ec8c7c7a8bdc7c30000c7c3\n"
-            "0080: 553a5539553a5539553a553955395539\n"
-            "00c0: 80bb000080b900bc00b700ba00bc00b8\n"
+            "0000: ca32ab40c743c7432f3d2f3d2f3d2f3d\n"
+            "0040: ba41b5c33ec8c7c7a8bdc7c30000c7c3\n"
+            "0080: 003a5539003a5539003a553955395539\n"
+            "00c0: 00bb000000b900bc00b600ba00bc00b8\n"
             "0100: 00000002020103030303020000000000\n"
             "0120: 00030003030003000003000300000000\n"
             "0200: 00020300010300000002030003000200\n"
@@ -238,16 +240,16 @@ TEST(golden_record, i1_with_rotated_k_has_these_bytes) {
 }
 
 TEST(golden_record, larger_records_hash_to_these_numbers) {
-  EXPECT_EQ(golden_hash(options_of(Codec::kI8, Codec::kI8)), 0xa9cf08bbd8256b03u);
-  EXPECT_EQ(golden_hash(options_of(Codec::kI4, Codec::kI4)), 0xa19bc87671110b35u);
-  EXPECT_EQ(golden_hash(options_of(Codec::kI2, Codec::kI2)), 0xb001721e5141a15eu);
-  EXPECT_EQ(golden_hash(options_of(Codec::kI1, Codec::kI1)), 0x849a81f14a7962fdu);
-  EXPECT_EQ(golden_hash(per_token(Codec::kI8)), 0x2f34185677f74963u);
-  EXPECT_EQ(golden_hash(per_token(Codec::kI4)), 0xc58f4c29b6b56481u);
-  EXPECT_EQ(golden_hash(per_token(Codec::kI2)), 0x079f18a79d7ca666u);
-  EXPECT_EQ(golden_hash(per_token(Codec::kI1)), 0x0f39b2a0ac8e9afbu);
-  EXPECT_EQ(golden_hash(rotated(Codec::kI2)), 0xdd07478f22893561u);
-  EXPECT_EQ(golden_hash(rotated(Codec::kI1)), 0x499f131115eec60fu);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI8, Codec::kI8)), 0xfa0dbe84dd7a4ba1u);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI4, Codec::kI4)), 0xac4f5c77c9c0911du);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI2, Codec::kI2)), 0x873825ab031a4bb0u);
+  EXPECT_EQ(golden_hash(options_of(Codec::kI1, Codec::kI1)), 0x65255c103bd7fb72u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI8)), 0x5122e1dc7ea3cf90u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI4)), 0x614e8f6e2260670fu);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI2)), 0xc55f80f6d6644d28u);
+  EXPECT_EQ(golden_hash(per_token(Codec::kI1)), 0x1f85e495aa63f3a6u);
+  EXPECT_EQ(golden_hash(rotated(Codec::kI2)), 0xa33d14a37f4b251au);
+  EXPECT_EQ(golden_hash(rotated(Codec::kI1)), 0xe392eed63a05c927u);
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ def header_of(values, bits):
             step = F(upper_mean - low)
         return half(step), half(low)
     best = None
-    for step in range(1 if bits == 8 else 15):
+    for step in {8: [0], 4: [0, 1, 2, 3], 2: range(0, 15, 2)}[bits]:
         r = F(F(20 - step) / F(20))
         span = F(high - low)
         scale = half(F(F(span * r) / limit))
@@ -63,7 +63,8 @@ def header_of(values, bits):
         for x in values:
             code = encode_value(x, zero, scale, limit)
             difference = F(x - F(zero + F(scale * code)))
-            errors.append(F(difference * difference))
+            square = F(difference * difference)
+            errors.append(F(square * square) if bits == 4 else square)
         error = sum_of(errors)
         if best is None or error < best[0]:
             best = (error, scale, zero)
@@ -131,8 +132,9 @@ def part(values, bits, is_k, per_token):
 def record(codec, tokens, channels, rotated=False, per_token=False):
     bits = BITS[codec]
     c_range = range(channels)
-    k = [[F((7 * t + 3 * c) % 11 - 4 + c / 4) for c in c_range] for t in range(tokens)]
-    v = [[F((5 * t + 7 * c) % 13 / 4 - 1) for c in c_range] for t in range(tokens)]
+    scale = [2 if t % 16 == 5 else 1 for t in range(tokens)]  # some tokens stand out
+    k = [[F(((7 * t + 3 * c) % 11 - 4 + c / 4) * scale[t]) for c in c_range] for t in range(tokens)]
+    v = [[F(((5 * t + 7 * c) % 13 / 4 - 1) * scale[t]) for c in c_range] for t in range(tokens)]
     if rotated:  # relative to a mean of c / 4
         k = [rotate([F(x - F(c / 4)) for c, x in enumerate(row)]) for row in k]
     k_header, k_payload = part(k, bits, True, False)
