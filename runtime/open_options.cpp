@@ -65,7 +65,7 @@ Status check_quality(const CacheOptions& options) {
 uint64_t least_dram_bytes(const CacheOptions& options) {
   const uint64_t row = OpenBlock::row_bytes(options.shape);
   const uint64_t block_tokens = static_cast<uint64_t>(tokens_per_block(options.shape.head_dim));
-  const uint64_t classes = uses_saliency(options.precision) ? 2 : 1;
+  const uint64_t classes = has_classes(options.precision) ? 2 : 1;
   const uint64_t open_tokens = static_cast<uint64_t>(options.recent_tokens) +
                                classes * block_tokens + 2 * OpenBlock::kGrowthTokens;
   const uint64_t open = (static_cast<uint64_t>(options.shape.layers) + 1) *

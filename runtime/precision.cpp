@@ -19,12 +19,18 @@ constexpr double kFarKeysMax = 0.01;  // of the tokens: sinks are few, or they a
 std::vector<PrecisionPolicy> presets() {
   using enum Codec;
   const CodecPair f16{kF16, kF16}, i8{kI8, kI8}, k8v4{kI8, kI4}, i4{kI4, kI4};
+  // V of text at 4 bits has scales of its own: a seventh of the divergence of scales per channel.
+  const CodecPair k8v4_text{.k = kI8, .v = kI4, .v_per_token = true};
+  const CodecPair i4_text{.k = kI4, .v = kI4, .v_per_token = true};
+  // The widest spreads that cost real text nothing (SmolLM2), and so halve TinyVLM's losses.
+  const CodecPair k4v2{.k = kI4, .v = kI2, .v_spread = 1.1f};
+  const CodecPair k2v1{.k = kI2, .v = kI1, .k_spread = 1.1f, .v_spread = 1.2f};
   return {
       {.name = "exact", .high = f16, .low = f16, .sink_tokens = 0, .sink_sigmas = 0},
-      {.name = "safe", .high = k8v4, .low = k8v4},
-      {.name = "balanced", .high = i4, .low = i4},
-      {.name = "visual2", .high = i8, .low = {kI4, kI2}},
-      {.name = "visual1", .high = i8, .low = {kI2, kI1}},
+      {.name = "safe", .high = k8v4_text, .low = k8v4, .visual_high_fraction_max = 0},
+      {.name = "balanced", .high = i4_text, .low = i4, .visual_high_fraction_max = 0},
+      {.name = "visual2", .high = i8, .low = k4v2},
+      {.name = "visual1", .high = i8, .low = k2v1},
       {.name = "extreme", .high = i8, .low = {kI1, kI1}},
       {.name = "onebit",
        .high = i8,
@@ -112,10 +118,15 @@ LayerPrecision precision_of_layer(const PrecisionPolicy& policy, int layer) {
   return {.layer = layer, .high = policy.high, .low = policy.low};
 }
 
-bool uses_saliency(const PrecisionPolicy& policy) {
+bool has_classes(const PrecisionPolicy& policy) {
   return policy.high != policy.low ||
          std::any_of(policy.layers.begin(), policy.layers.end(),
-                     [](const LayerPrecision& layer) { return uses_saliency(layer); });
+                     [](const LayerPrecision& layer) { return has_classes(layer); });
+}
+
+bool uses_saliency(const PrecisionPolicy& policy, int layer) {
+  return has_classes(precision_of_layer(policy, layer)) && policy.high_fraction > 0 &&
+         policy.visual_high_fraction_max > 0;
 }
 
 uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
@@ -130,7 +141,7 @@ uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
 
 std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRequest& request,
                                  PrecisionCounts& counts) {
-  const bool by_saliency = uses_saliency(precision_of_layer(policy, request.layer));
+  const bool two_classes = has_classes(precision_of_layer(policy, request.layer));
   const size_t count = request.roles.size();
   std::vector<TokenClass> classes(count, TokenClass::kLow);
   std::vector<uint32_t> visual;
@@ -143,11 +154,11 @@ std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRe
     const bool sink = request.is_sink[i] || request.roles[i] == Role::kSink;
     if (sink && policy.sink_tokens > 0)
       classes[i] = TokenClass::kSink;
-    else if (by_saliency)
+    else if (two_classes)
       classes[i] = TokenClass::kHigh;
   }
   counts.visual += visual.size();
-  if (!by_saliency || request.all_visual_low) return classes;
+  if (!uses_saliency(policy, request.layer) || request.all_visual_low) return classes;
   VKV_CHECK(request.saliency.size() == count);
 
   const uint64_t room = visual_high_room(policy, request.token_count, counts);

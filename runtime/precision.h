@@ -25,17 +25,19 @@ struct PrecisionCounts {
   uint64_t visual_high = 0;  // of visual
 };
 
-// True if a layer's visual tokens are told apart: then the caller must supply saliency.
-inline bool uses_saliency(const LayerPrecision& layer) { return layer.high != layer.low; }
+// True if the layer stores text another way than low tokens.
+inline bool has_classes(const LayerPrecision& layer) { return layer.high != layer.low; }
 // True if any of the layers does.
-bool uses_saliency(const PrecisionPolicy& policy);
+bool has_classes(const PrecisionPolicy& policy);
+// True if some of the layer's visual tokens may be high: then the caller must supply saliency.
+bool uses_saliency(const PrecisionPolicy& policy, int layer);
 
 struct ClassifyRequest {
   int layer = 0;
   uint64_t token_count = 0;          // of the layer, with the open tokens
   std::span<const Role> roles;       // of the tokens to decide
   std::span<const uint8_t> is_sink;  // one a token
-  std::span<const float> saliency;   // one a token; empty if the layer does not use it
+  std::span<const float> saliency;   // one a token; may be empty if the layer does not use it
   bool all_visual_low = false;       // their originals are kept, and promotion tells them apart
 };
 

@@ -125,8 +125,7 @@ Result<std::vector<float>> Promoter::scores(const LayerState& state,
 }
 
 Status Promoter::promote(LayerState& state, const PromoteRequest& request) {
-  const LayerPrecision own = precision_of_layer(options_.precision, request.layer);
-  if (!uses_saliency(own) || state.originals.empty()) return {};
+  if (!uses_saliency(options_.precision, request.layer) || state.originals.empty()) return {};
 
   // 1. The copies of the question before make room.
   state.promoted.clear();

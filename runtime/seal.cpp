@@ -158,7 +158,7 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
                   options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   const bool by_promotion = promoter_.keeps(request.layer);
   std::vector<float> saliency;
-  if (uses_saliency(own) && any_visual && !by_promotion) {
+  if (uses_saliency(policy, request.layer) && any_visual && !by_promotion) {
     const int queries = std::min(request.q_len, kSaliencyQueries);
     const size_t skipped = static_cast<size_t>(request.q_len - queries);
     const size_t q_heads = static_cast<size_t>(options_.shape.q_heads);
@@ -173,7 +173,7 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
          .open = open,
          .score = scores.data()}));
     for (uint32_t row : rows) saliency.push_back(scores[row]);
-  } else if (uses_saliency(own)) {
+  } else {
     saliency.resize(rows.size(), 0.0f);
   }
 

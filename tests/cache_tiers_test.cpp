@@ -17,6 +17,7 @@ namespace {
 
 constexpr KvShape kShape{.layers = 3, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
 
+constexpr int kMany = 80;  // windows that do not fit the least DRAM
 constexpr uint64_t kWindowBytes = 128
                                   << 10;  // prefill windows of 64 tokens, in a buffer that grows
 
@@ -98,7 +99,7 @@ TEST(cache_tiers, most_of_the_visual_blocks_can_live_on_nvme) {
   options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
-  play(*cache, sequence, 40);
+  play(*cache, sequence, kMany);
   const SequenceStats stats = cache->sequence_stats(sequence).value();
   const RoleStats& visual = stats.role[static_cast<size_t>(Role::kVisual)];
   EXPECT_GT(visual.nvme_value_count, visual.value_count / 2);
@@ -140,12 +141,12 @@ TEST(cache_tiers, forks_share_what_lies_on_nvme) {
   options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId parent = must_create(*cache);
-  play(*cache, parent, 40);
+  play(*cache, parent, kMany);
   const uint64_t before = cache->stats().tier[2].extent_count;
   ASSERT_GT(before, 0u);
   const SequenceId child = cache->fork(parent).value();
   EXPECT_LE(cache->stats().tier[2].extent_count, before + 3) << "open tokens may push some out";
-  const int position = 40 * 64 + 23;
+  const int position = kMany * 64 + 23;
   const auto roles = picture_prompt(0, 0, 4);
   EXPECT_EQ(must_feed(*cache, parent, position, roles), must_feed(*cache, child, position, roles));
   ASSERT_TRUE(cache->erase(parent).ok());
@@ -159,7 +160,7 @@ TEST(cache_tiers, damaged_bytes_on_disk_are_an_error_that_names_the_sequence) {
   options.dram_bytes_max = least_dram(options) + kWindowBytes;
   auto cache = must_open(options);
   const SequenceId sequence = must_create(*cache);
-  play(*cache, sequence, 40);
+  play(*cache, sequence, kMany);
   {
     std::fstream file(options.store_path, std::ios::in | std::ios::out | std::ios::binary);
     ASSERT_TRUE(file.is_open());
@@ -172,7 +173,7 @@ TEST(cache_tiers, damaged_bytes_on_disk_are_an_error_that_names_the_sequence) {
   }
   Status status;
   for (int step = 0; status.ok() && step < 3; ++step)  // what was read ahead may still be good
-    status = feed(*cache, sequence, 40 * 64 + 23 + step, picture_prompt(0, 0, 1)).status();
+    status = feed(*cache, sequence, kMany * 64 + 23 + step, picture_prompt(0, 0, 1)).status();
   EXPECT_EQ(status.code(), Code::kDataLoss) << status.message();
   EXPECT_NE(status.message().find("sequence " + std::to_string(static_cast<uint64_t>(sequence))),
             std::string::npos)

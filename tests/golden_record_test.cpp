@@ -4,9 +4,9 @@
 //
 // A record of 3 tokens of one KV head of 8 channels: K is (7 t + 3 c) % 11 - 4 + c / 4, V is
 // (5 t + 7 c) % 13 / 4 - 1, for token t and channel c, both doubled where t % 16 is 5. Lines are
-// "offset: 16 bytes" in hex; lines that are not listed are zero. The header (s_k z_k s_v z_v, 64 bytes each) is at 0 and K from
-// 0x100 on; 16-bit records have no header. Written by tests/golden/record/make_golden.py from the
-// format's text alone.
+// "offset: 16 bytes" in hex; lines that are not listed are zero. The header (s_k z_k s_v z_v, 64
+// bytes each) is at 0 and K from 0x100 on; 16-bit records have no header. Written by
+// tests/golden/record/make_golden.py from the format's text alone.
 #include <gtest/gtest.h>
 
 #include <cstdio>

@@ -82,14 +82,17 @@ TEST(precision, the_budget_is_shared_by_all_windows_of_a_sequence) {
   }
 }
 
-TEST(precision, a_preset_of_one_codec_has_one_class) {
+TEST(precision, presets_of_one_width_tell_text_apart_but_no_visual_tokens) {
   const std::vector<Role> roles = {Role::kText, Role::kVisual, Role::kControl};
   const std::vector<uint8_t> is_sink(3, 0);
-  PrecisionCounts counts;
   for (std::string_view name : {"exact", "safe", "balanced"}) {
+    PrecisionCounts counts;
     const auto classes =
         classify(preset(name), {.token_count = 3, .roles = roles, .is_sink = is_sink}, counts);
-    EXPECT_EQ(count(classes, TokenClass::kLow), 3u) << name;
+    EXPECT_EQ(count(classes, TokenClass::kLow), name == "exact" ? 3u : 1u) << name;
+    EXPECT_EQ(classes[1], TokenClass::kLow) << name;
+    EXPECT_FALSE(uses_saliency(preset(name), 0)) << name;
+    EXPECT_EQ(preset(name).high.v_per_token, name != "exact") << name;
   }
 }
 
@@ -108,7 +111,7 @@ TEST(precision, a_key_far_from_all_others_is_a_sink_and_few_can_be) {
 }
 
 TEST(precision, a_layer_with_an_override_is_classified_by_its_own_pairs) {
-  PrecisionPolicy policy = preset("balanced");  // one pair for all: nothing to tell apart
+  PrecisionPolicy policy = preset("exact");  // one pair for all: nothing to tell apart
   policy.layers = {{.layer = 1, .high = {Codec::kI8, Codec::kI8}, .low = policy.low}};
   const std::vector<Role> roles(40, Role::kText);
   const std::vector<uint8_t> is_sink(40, 0);
@@ -124,7 +127,8 @@ TEST(precision, a_layer_with_an_override_is_classified_by_its_own_pairs) {
                                   counts);
     EXPECT_EQ(count(classes, TokenClass::kHigh), layer == 1 ? 40u : 0u);
   }
-  EXPECT_TRUE(uses_saliency(policy));
+  EXPECT_TRUE(uses_saliency(policy, 1));
+  EXPECT_FALSE(uses_saliency(policy, 0));
 }
 
 TEST(precision, fields_out_of_range_are_refused_by_name) {

@@ -122,8 +122,8 @@ VKV_HD constexpr float decode_value(float code, float zero, float scale) {
 }
 
 // Candidates for r. Errors of I4 count by their fourth power: attention is decided by the few keys
-// that stand out, and squares clip them for the sake of the many (TinyVLM's divergence at K and V I4
-// falls from 2.1e-4 to 0.8e-4, that of real text by a quarter). At 2 bits there is no room for
+// that stand out, and squares clip them for the sake of the many (TinyVLM's divergence at K and V
+// I4 falls from 2.1e-4 to 0.8e-4, that of real text by a quarter). At 2 bits there is no room for
 // that: squares are better. Finer steps gain less than 1 % of the error.
 VKV_HD constexpr int shrink_steps(int bits) { return bits == 4 ? 4 : 8; }
 VKV_HD constexpr float shrink_factor(int bits, int step) {

@@ -160,10 +160,8 @@ Status Sealing::classify_new() {
     mark_far_keys(squared_distances(rows), options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   }
   std::vector<float> saliency;
-  if (uses_saliency(precision_)) {
-    if (any_visual) VKV_TRY(find_saliency(rows, saliency));
-    saliency.resize(rows.size());
-  }
+  if (uses_saliency(policy, seal_.layer) && any_visual) VKV_TRY(find_saliency(rows, saliency));
+  saliency.resize(rows.size());
   const std::vector<TokenClass> classes = classify(policy,
                                                    {.layer = seal_.layer,
                                                     .token_count = layer_.token_count(),
