@@ -9,15 +9,10 @@
 #include <fstream>
 #include <iterator>
 
+#include "kernels/cuda_handles.h"
+
 namespace vkv {
 namespace {
-
-Status cuda_status(cudaError_t error, const std::string& call) {
-  if (error == cudaSuccess) return {};
-  (void)cudaGetLastError();  // or the next call of somebody else would report it
-  return {Code::kCuda,
-          call + ": " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")"};
-}
 
 // Virtual machines often leave the runtime's answer out but have the file, or the reverse.
 int host_numa_node(int index, const std::string& pci_bus_id) {

@@ -2,18 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cuda_runtime.h>
 
-#include <string>
-
+#include "kernels/cuda_handles.h"
 #include "kernels/mma.cuh"
 #include "tests/mma_products.h"
 
 namespace vkv {
 namespace {
-
-Status cuda_status(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return {};
-  return {Code::kCuda, std::string(call) + ": " + cudaGetErrorString(error)};
-}
 
 __device__ uint32_t pair_of_halves(const int8_t* values) {
   const __half2 pair = __floats2half2_rn(values[0], values[1]);
@@ -65,22 +59,6 @@ __global__ void multiply(int rows, int columns, const uint32_t* packed, const in
   }
 }
 
-// Device memory of one call.
-class DeviceBytes {
- public:
-  ~DeviceBytes() { (void)cudaFree(data_); }
-  Status allocate(size_t byte_count) {
-    return cuda_status(cudaMalloc(&data_, byte_count), "cudaMalloc");
-  }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-};
-
 }  // namespace
 
 Result<MmaProducts> mma_products(int bits, int rows, int columns, std::span<const uint32_t> packed,
@@ -88,31 +66,30 @@ Result<MmaProducts> mma_products(int bits, int rows, int columns, std::span<cons
   int device_count = 0;
   if (cudaGetDeviceCount(&device_count) != cudaSuccess || device_count == 0)
     return Status(Code::kUnsupported, "no GPU");
-  DeviceBytes a, b, integers, halves;
   const size_t result_count = static_cast<size_t>(rows) * kMmaColumns;
-  VKV_TRY(a.allocate(packed.size_bytes()));
-  VKV_TRY(b.allocate(right.size_bytes()));
-  VKV_TRY(integers.allocate(result_count * sizeof(int32_t)));
-  VKV_TRY(halves.allocate(result_count * sizeof(float)));
-  const auto copy = [](void* to, const void* from, size_t byte_count) {
-    return cuda_status(cudaMemcpy(to, from, byte_count, cudaMemcpyDefault), "cudaMemcpy");
-  };
-  VKV_TRY(copy(a.as<void>(), packed.data(), packed.size_bytes()));
-  VKV_TRY(copy(b.as<void>(), right.data(), right.size_bytes()));
+  VKV_TRY_ASSIGN(a, CudaArray<uint32_t>::make(packed.size()));
+  VKV_TRY_ASSIGN(b, CudaArray<int8_t>::make(right.size()));
+  VKV_TRY_ASSIGN(integers, CudaArray<int32_t>::make(result_count));
+  VKV_TRY_ASSIGN(halves, CudaArray<float>::make(result_count));
+  VKV_TRY_ASSIGN(stream, make_stream());
+  VKV_TRY(copy_async(a.data(), packed.data(), packed.size(), stream.get()));
+  VKV_TRY(copy_async(b.data(), right.data(), right.size(), stream.get()));
 
   const auto kernel = bits == 8   ? multiply<8>
                       : bits == 4 ? multiply<4>
                       : bits == 2 ? multiply<2>
                                   : multiply<1>;
-  kernel<<<1, 32>>>(rows, columns, a.as<uint32_t>(), b.as<int8_t>(), integers.as<int32_t>(),
-                    halves.as<float>());
-  VKV_TRY(cuda_status(cudaGetLastError(), "multiply"));
+  kernel<<<1, 32, 0, stream.get()>>>(rows, columns, a.data(), b.data(), integers.data(),
+                                     halves.data());
+  VKV_TRY(launch_status("multiply"));
 
   MmaProducts products;
   products.integers.resize(result_count);
   products.halves.resize(result_count);
-  VKV_TRY(copy(products.integers.data(), integers.as<void>(), result_count * sizeof(int32_t)));
-  VKV_TRY(copy(products.halves.data(), halves.as<void>(), result_count * sizeof(float)));
+  VKV_TRY(
+      copy_async(products.integers.data(), integers.data(), result_count, stream.get()));
+  VKV_TRY(copy_async(products.halves.data(), halves.data(), result_count, stream.get()));
+  VKV_TRY(synchronize(stream.get()));
   return products;
 }
 
