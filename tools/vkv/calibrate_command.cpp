@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 #include <utility>
 
@@ -46,7 +45,8 @@ struct LayerLoss {
 class Calibration {
  public:
   explicit Calibration(const CalibrateArguments& arguments)
-      : arguments_(arguments), progress_(progress_mode(arguments_.quiet, arguments_.progress)) {}
+      : arguments_(arguments),
+        progress_(progress_mode(arguments_.data.quiet, arguments_.data.progress)) {}
 
   // Errors: of flags, model and data; kCancelled.
   Status run() {
@@ -60,23 +60,10 @@ class Calibration {
   }
 
  private:
-  Watch watch(const char* phase) {
-    progress_.clear();
-    progress_ = Progress(progress_mode(arguments_.quiet, arguments_.progress));
-    progress_.begin_phase(phase, "items");
-    return {.progress =
-                [this](uint64_t done, uint64_t total) {
-                  progress_.begin_job(done, total);
-                  progress_.update(0, 0);
-                },
-            .cancel = &catch_interrupts()};
-  }
+  Watch watch(const char* phase) { return watch_items(progress_, arguments_.data, phase); }
 
   Status prepare() {
-    if (arguments_.jobs.empty() == arguments_.text.empty())
-      return wrong("give questions with --jobs, or a text with --text, one of them");
-    if (arguments_.threads < 0 || arguments_.limit < 0)
-      return wrong("--threads and --limit must be 0 (all) or more");
+    VKV_TRY(check(arguments_.data));
     VKV_TRY_ASSIGN(base, policy_from(arguments_.base));
     base_ = base;
     std::istringstream names(arguments_.codecs);
@@ -93,46 +80,15 @@ class Calibration {
     if (!std::ofstream(arguments_.out, std::ios::app))
       return {Code::kIo, fmt::format("--out: {} cannot be written", arguments_.out)};
 
-    VKV_TRY_ASSIGN(view, question_view(arguments_.view));
-    VKV_TRY_ASSIGN(style, prompt_style(arguments_.prompt_style));
     progress_.begin_phase("loading the model", "");
-    VKV_TRY_ASSIGN(evaluation, Evaluation::open({.model_folder = arguments_.model,
-                                                 .recent_tokens = arguments_.recent_tokens,
-                                                 .threads = arguments_.threads,
-                                                 .items = {.style = style, .view = view}}));
+    VKV_TRY_ASSIGN(evaluation, open_evaluation(arguments_.data));
     progress_.clear();
     evaluation_ = std::move(evaluation);
-    return load_data();
-  }
-
-  Status load_data() {
-    std::vector<ItemSource> all;
-    if (!arguments_.text.empty()) {
-      std::ifstream file(arguments_.text, std::ios::binary);
-      if (!file) return {Code::kIo, arguments_.text + ": cannot be opened"};
-      const std::string text(std::istreambuf_iterator<char>(file), {});
-      VKV_TRY_ASSIGN(passages, passages_of_text(text, evaluation_->tokenizer(),
-                                                {.token_count = arguments_.passage_tokens,
-                                                 .tail_count = arguments_.passage_tail,
-                                                 .passages_max = arguments_.limit,
-                                                 .new_tokens_max = arguments_.new_tokens_max}));
-      passages_ = std::move(passages);
-      for (const QualityItem& passage : passages_) all.push_back({.passage = &passage});
-    } else {
-      JobDefaults defaults;
-      defaults.sampling.max_new_tokens = arguments_.new_tokens_max;
-      VKV_TRY_ASSIGN(lines, read_jobs(arguments_.jobs, defaults));
-      lines_ = std::move(lines);
-      for (const JobLine& line : lines_) {
-        if (!line.job.ok())
-          return wrong(
-              fmt::format("{}:{}: {}", arguments_.jobs, line.line, line.job.status().message()));
-        if (arguments_.limit == 0 || all.size() < static_cast<size_t>(arguments_.limit))
-          all.push_back({.job = &line.job.value()});
-      }
-    }
-    for (size_t i = 0; i < all.size(); ++i)
-      (i % 2 == 0 ? calibration_items_ : test_items_).push_back(all[i]);
+    VKV_TRY_ASSIGN(data, load_measured_data(arguments_.data, evaluation_->tokenizer()));
+    data_ = std::move(data);
+    if (!data_.failures.empty()) return wrong(data_.failures.front());
+    test_items_ = data_.sources;
+    calibration_items_ = take_calibration(test_items_, test_items_.size());
     if (test_items_.empty()) return wrong("two items are needed: one calibrates, one tests");
     return {};
   }
@@ -179,7 +135,7 @@ class Calibration {
   }
 
   void print_losses(const std::vector<LayerLoss>& losses) const {
-    if (arguments_.quiet) return;
+    if (arguments_.data.quiet) return;
     fmt::print("mean KL (1e-6 nats) when only this is encoded, {} items\n{:<8}",
                calibration_items_.size(), "layer");
     for (const char* part : {"K", "V"})
@@ -214,7 +170,7 @@ class Calibration {
       policy.layers.push_back(
           {.layer = static_cast<int>(layer), .high = base_.high, .low = pairs[layer]});
     }
-    if (!arguments_.quiet) {
+    if (!arguments_.data.quiet) {
       fmt::print("\nplan: {:.3f} bits a low value of {:.3f};", bits, bits_max());
       for (const LayerPrecision& own : policy.layers)
         fmt::print(" {}:{}/{}", own.layer, name(own.low.k), name(own.low.v));
@@ -238,7 +194,7 @@ class Calibration {
                                              {.name = planned.name, .policy = planned}};
     VKV_TRY_ASSIGN(results, evaluate(calibration_items_, both, "checking the plan"));
     const double before = mean_kl(results, 0), after = mean_kl(results, 1);
-    if (!arguments_.quiet)
+    if (!arguments_.data.quiet)
       fmt::print("on the calibration items: KL {:.6f} with {}, {:.6f} with the plan{}\n", before,
                  base_.name, after, after < before ? "" : ": the base's codecs stay");
     if (after < before) return planned;
@@ -263,7 +219,7 @@ class Calibration {
     after.policy = policy;
     const std::vector<Configuration> configurations = {before, after};
     VKV_TRY_ASSIGN(results, evaluate(test_items_, configurations, "testing the plan"));
-    if (arguments_.quiet) return {};
+    if (arguments_.data.quiet) return {};
     fmt::print("\n{:<20}{:>12}{:>12}{:>10}{:>14}{:>12}   on {} other items\n", "policy", "KL mean",
                "KL p99", "top-1", "bits encoded", "accuracy", test_items_.size());
     for (size_t i = 0; i < configurations.size(); ++i) {
@@ -287,18 +243,14 @@ class Calibration {
   PrecisionPolicy base_;
   std::vector<Codec> codecs_;  // in falling order of bits
   std::unique_ptr<Evaluation> evaluation_;
-  std::vector<JobLine> lines_;
-  std::vector<QualityItem> passages_;
+  MeasuredData data_;
   std::vector<ItemSource> calibration_items_, test_items_;
 };
 
 }  // namespace
 
 void add_calibrate_flags(CLI::App& command, CalibrateArguments& a) {
-  command.add_option("--model", a.model, "Folder of a checkpoint")->required()->type_name("DIR");
-  command.add_option("--jobs", a.jobs, "Questions: a file as for `vkv run --jobs`")
-      ->type_name("FILE");
-  command.add_option("--text", a.text, "Instead: a text, for a language model")->type_name("FILE");
+  add_source_flags(command, a.data);
   command.add_option("--out", a.out, "Policy file to write")->required()->type_name("FILE");
   command.add_option("--base", a.base, "Preset, codec pair or policy file to start from")
       ->type_name("NAME")
@@ -310,26 +262,8 @@ void add_calibrate_flags(CLI::App& command, CalibrateArguments& a) {
   command.add_option("--codecs", a.codecs, "Codecs to choose from")
       ->type_name("NAMES")
       ->capture_default_str();
-  command.add_option("--limit", a.limit, "First so many jobs or passages; 0: all")
-      ->capture_default_str();
-  command.add_option("--recent-tokens", a.recent_tokens, "Newest tokens kept at 16 bit, 16..4096")
-      ->capture_default_str();
-  command.add_option("--max-tokens", a.new_tokens_max, "Longest answer or continuation")
-      ->capture_default_str();
-  command.add_option("--view", a.view, "How questions see their media: auto, shared, window")
-      ->type_name("NAME")
-      ->capture_default_str();
-  command.add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen or plain")
-      ->type_name("NAME")
-      ->capture_default_str();
-  command.add_option("--tokens", a.passage_tokens, "Tokens of a passage of --text")
-      ->capture_default_str();
-  command.add_option("--tail", a.passage_tail, "Of them, teacher-forced at the end")
-      ->capture_default_str();
-  command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
-      ->capture_default_str();
-  command.add_flag("--progress", a.progress, "Show progress even if this is no terminal");
-  command.add_flag("-q,--quiet", a.quiet, "No progress and no tables");
+  add_reading_flags(command, a.data);
+  add_program_flags(command, a.data);
   command.footer(kExamples);
 }
 

@@ -4,31 +4,16 @@
 
 #include <string>
 
-namespace CLI {
-class App;
-}
+#include "tools/vkv/measured_data.h"
 
 namespace vkv {
 
 struct CalibrateArguments {
-  std::string model;
-  std::string jobs;  // one of the two
-  std::string text;
+  MeasuredDataArguments data;
   std::string base = "visual2";  // preset, pair or file whose low codecs are replaced
   std::string codecs = "i8,i4,i2,i1";
   double bits = 0;  // of a low value, with headers; 0: those of the base
   std::string out;
-
-  int limit = 0;  // 0: all
-  int recent_tokens = 128;
-  int new_tokens_max = 32;
-  int passage_tokens = 1024;
-  int passage_tail = 256;
-  std::string view = "auto";
-  std::string prompt_style = "auto";
-  int threads = 0;
-  bool quiet = false;
-  bool progress = false;
 };
 
 // Adds the flags with their help to the subcommand; parsing fills `arguments`, which must stay.

@@ -8,7 +8,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -18,7 +17,6 @@
 #include "tools/quality/quality_summary.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/interrupt.h"
-#include "tools/vkv/jobs.h"
 #include "tools/vkv/progress.h"
 
 namespace vkv {
@@ -71,84 +69,20 @@ Exit status: 0 no gate failed, 1 a gate or some items failed, 2 wrong flags, mod
 
 Status wrong(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
-Status check(const QualityArguments& a) {
-  if (a.jobs.empty() == a.text.empty())
-    return wrong("give questions with --jobs, or a text with --text, one of them");
-  if (a.limit < 0) return wrong("--limit must be 0 (all) or more");
-  if (a.calibration_items < 1) return wrong("--calibration-items must be at least 1");
-  if (a.threads < 0) return wrong("--threads must be 0 (all) or more");
-  if (a.new_tokens_max < 1 || a.new_tokens_max > a.recent_tokens)
+Status check(const QualityArguments& arguments) {
+  const MeasuredDataArguments& data = arguments.data;
+  VKV_TRY(check(data));
+  if (data.new_tokens_max < 1 || data.new_tokens_max > data.recent_tokens)
     return wrong(fmt::format("--max-tokens is {}; it must be 1 to --recent-tokens ({})",
-                             a.new_tokens_max, a.recent_tokens));
-  if (a.passage_role != "visual" && a.passage_role != "text")
-    return wrong(fmt::format("--text-role is \"{}\"; there are visual and text", a.passage_role));
-  if (!a.report.empty() && chart_script().empty())
+                             data.new_tokens_max, data.recent_tokens));
+  if (data.passage_role != "visual" && data.passage_role != "text")
+    return wrong(
+        fmt::format("--text-role is \"{}\"; there are visual and text", data.passage_role));
+  if (!arguments.report.empty() && chart_script().empty())
     return wrong(
         "--report needs Chart.js, which this build has not: install libjs-chart.js "
         "(apt-get) and run cmake and the build again");
   return {};
-}
-
-// Jobs or passages, with the memory behind the sources.
-struct Data {
-  std::vector<JobLine> lines;
-  std::vector<QualityItem> passages;
-  std::vector<ItemSource> sources;
-  uint64_t failure_count = 0;  // lines that are no jobs
-};
-
-Result<std::string> read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return Status(Code::kIo, path + ": cannot be opened");
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-Status load_data(const QualityArguments& a, const Tokenizer& tokenizer, Data& data) {
-  if (!a.text.empty()) {
-    VKV_TRY_ASSIGN(text, read_text(a.text));
-    Result<std::vector<QualityItem>> passages =
-        passages_of_text(text, tokenizer,
-                         {.token_count = a.passage_tokens,
-                          .tail_count = a.passage_tail,
-                          .passages_max = a.limit,
-                          .new_tokens_max = a.new_tokens_max,
-                          .role = a.passage_role == "text" ? Role::kText : Role::kVisual});
-    if (!passages.ok())
-      return {passages.status().code(), a.text + ": " + passages.status().message()};
-    data.passages = std::move(passages.value());
-    for (const QualityItem& passage : data.passages) data.sources.push_back({.passage = &passage});
-    return {};
-  }
-  JobDefaults defaults;
-  defaults.sampling.max_new_tokens = a.new_tokens_max;
-  VKV_TRY_ASSIGN(lines, read_jobs(a.jobs, defaults));
-  data.lines = std::move(lines);
-  for (const JobLine& line : data.lines) {
-    if (a.limit > 0 && data.sources.size() == static_cast<size_t>(a.limit)) break;
-    if (line.job.ok()) {
-      data.sources.push_back({.job = &line.job.value()});
-    } else {
-      spdlog::error("{}:{}: {}", a.jobs, line.line, line.job.status().message());
-      ++data.failure_count;
-    }
-  }
-  if (data.sources.empty()) return wrong(a.jobs + ": has no job that can be run");
-  return {};
-}
-
-// Takes up to `count` of the sources with even index, evenly spread, out of them.
-std::vector<ItemSource> take_calibration(std::vector<ItemSource>& sources, size_t count) {
-  const size_t even = (sources.size() + 1) / 2;
-  count = std::min(count, even);
-  std::vector<ItemSource> taken, left;
-  size_t next = 0;  // of the `count` to take
-  for (size_t i = 0; i < sources.size(); ++i) {
-    const bool take = i % 2 == 0 && next < count && i / 2 == next * even / count;
-    next += take ? 1 : 0;
-    (take ? taken : left).push_back(sources[i]);
-  }
-  sources = std::move(left);
-  return taken;
 }
 
 Status write_file(const std::string& path, std::string_view content) {
@@ -162,27 +96,26 @@ Status write_file(const std::string& path, std::string_view content) {
 class QualityRun {
  public:
   explicit QualityRun(const QualityArguments& arguments)
-      : arguments_(arguments), progress_(progress_mode(arguments_.quiet, arguments_.progress)) {}
+      : arguments_(arguments),
+        progress_(progress_mode(arguments_.data.quiet, arguments_.data.progress)) {}
 
   // Loads, calibrates, compares. Errors: of flags, model and data.
   Status run() {
     VKV_TRY(check(arguments_));
     VKV_TRY_ASSIGN(configurations, parse_configurations(arguments_.configurations));
-    VKV_TRY_ASSIGN(view, question_view(arguments_.view));
-    VKV_TRY_ASSIGN(style, prompt_style(arguments_.prompt_style));
     progress_.begin_phase("loading the model", "");
-    VKV_TRY_ASSIGN(evaluation, Evaluation::open({.model_folder = arguments_.model,
-                                                 .recent_tokens = arguments_.recent_tokens,
-                                                 .threads = arguments_.threads,
-                                                 .items = {.style = style, .view = view}}));
+    VKV_TRY_ASSIGN(evaluation, open_evaluation(arguments_.data));
     progress_.clear();
-    VKV_TRY(load_data(arguments_, evaluation->tokenizer(), data_));
+    VKV_TRY_ASSIGN(data, load_measured_data(arguments_.data, evaluation->tokenizer()));
+    data_ = std::move(data);
+    for (const std::string& failure : data_.failures) spdlog::error("{}", failure);
+    if (data_.sources.empty()) return wrong(arguments_.data.jobs + ": has no job that can be run");
     const bool calibrate =
         std::any_of(configurations.begin(), configurations.end(),
                     [](const Configuration& one) { return one.needs_calibration(); });
     if (calibrate) {
       const std::vector<ItemSource> some =
-          take_calibration(data_.sources, static_cast<size_t>(arguments_.calibration_items));
+          take_calibration(data_.sources, static_cast<size_t>(arguments_.data.calibration_items));
       if (data_.sources.empty())
         return wrong("there is a single item: none is left to choose parameters of baselines on");
       facts_.calibration_count = some.size();
@@ -205,7 +138,7 @@ class QualityRun {
       spdlog::error("nothing was compared");
       return interrupted_ ? kExitInterrupted : kExitUsage;
     }
-    if (!arguments_.quiet) fmt::print("{}", quality_table(facts_, summaries_));
+    if (!arguments_.data.quiet) fmt::print("{}", quality_table(facts_, summaries_));
     bool failed = facts_.failure_count > 0;
     for (const ConfigurationSummary& summary : summaries_)
       failed |= summary.verdict == Verdict::kFail;
@@ -224,28 +157,18 @@ class QualityRun {
   }
 
  private:
-  Watch watch(const char* phase) {
-    progress_.clear();
-    progress_ = Progress(progress_mode(arguments_.quiet, arguments_.progress));
-    progress_.begin_phase(phase, "items");
-    return {.progress =
-                [this](uint64_t done, uint64_t total) {
-                  progress_.begin_job(std::min(done, total - 1), total);
-                  progress_.update(0, 0);
-                },
-            .cancel = &catch_interrupts()};
-  }
+  Watch watch(const char* phase) { return watch_items(progress_, arguments_.data, phase); }
 
   void finish(const std::vector<SourceResult>& results) {
-    facts_.model = arguments_.model;
-    facts_.data = arguments_.text.empty() ? arguments_.jobs : arguments_.text;
-    facts_.view = arguments_.text.empty()
-                      ? arguments_.view
-                      : fmt::format("passages of {} tokens, {} teacher-forced",
-                                    arguments_.passage_tokens, arguments_.passage_tail);
-    facts_.recent_tokens = arguments_.recent_tokens;
+    const MeasuredDataArguments& data = arguments_.data;
+    facts_.model = data.model;
+    facts_.data = data.text.empty() ? data.jobs : data.text;
+    facts_.view = data.text.empty() ? data.view
+                                    : fmt::format("passages of {} tokens, {} teacher-forced",
+                                                  data.passage_tokens, data.passage_tail);
+    facts_.recent_tokens = data.recent_tokens;
     facts_.interrupted = interrupted_;
-    facts_.failure_count = data_.failure_count;
+    facts_.failure_count = data_.failures.size();
     facts_.seconds = since_start_.seconds();
     for (const SourceResult& result : results) {
       facts_.source_count += result.rows.empty() ? 0 : 1;
@@ -260,7 +183,7 @@ class QualityRun {
   const QualityArguments& arguments_;
   const Stopwatch since_start_;
   Progress progress_;
-  Data data_;
+  MeasuredData data_;
   std::vector<Configuration> configurations_;
   std::vector<ConfigurationSummary> summaries_;
   QualityFacts facts_;
@@ -270,51 +193,27 @@ class QualityRun {
 }  // namespace
 
 void add_quality_flags(CLI::App& command, QualityArguments& a) {
-  command.add_option("--model", a.model, "Folder of a checkpoint")->required()->type_name("DIR");
-  command.add_option("--jobs", a.jobs, "Questions: a file as for `vkv run --jobs`")
-      ->type_name("FILE");
-  command.add_option("--text", a.text, "Instead: a text, for a language model")->type_name("FILE");
+  add_source_flags(command, a.data);
   command.add_option("--configs", a.configurations, "What to compare, see below")
       ->type_name("NAMES")
       ->capture_default_str();
-  command.add_option("--limit", a.limit, "First so many jobs or passages; 0: all")
-      ->capture_default_str();
   command
-      .add_option("--calibration-items", a.calibration_items,
+      .add_option("--calibration-items", a.data.calibration_items,
                   "Items at most that choose parameters of baselines")
       ->capture_default_str();
-  command.add_option("--recent-tokens", a.recent_tokens, "Newest tokens kept at 16 bit, 16..4096")
-      ->capture_default_str();
-  command.add_option("--max-tokens", a.new_tokens_max, "Longest answer or continuation")
-      ->capture_default_str();
-  command.add_option("--view", a.view, "How questions see their media: auto, shared, window")
-      ->type_name("NAME")
-      ->capture_default_str();
-  command.add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen or plain")
-      ->type_name("NAME")
-      ->capture_default_str();
-  const std::string text = "Text";
-  command.add_option("--tokens", a.passage_tokens, "Tokens of a passage")
-      ->capture_default_str()
-      ->group(text);
-  command.add_option("--tail", a.passage_tail, "Of them, teacher-forced at the end")
-      ->capture_default_str()
-      ->group(text);
-  command.add_option("--text-role", a.passage_role, "What the stored part counts as: visual, text")
+  add_reading_flags(command, a.data);
+  command
+      .add_option("--text-role", a.data.passage_role,
+                  "What the stored part counts as: visual, text")
       ->type_name("ROLE")
       ->capture_default_str()
-      ->group(text);
+      ->group("Text");
   const std::string group = "Program";
   command.add_option("--report", a.report, "Write the table and plots as one HTML file")
       ->type_name("FILE")
       ->group(group);
   command.add_option("--json", a.json, "Write the table as JSON")->type_name("FILE")->group(group);
-  command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
-      ->capture_default_str()
-      ->group(group);
-  command.add_flag("--progress", a.progress, "Show progress even if this is no terminal")
-      ->group(group);
-  command.add_flag("-q,--quiet", a.quiet, "No progress and no table")->group(group);
+  add_program_flags(command, a.data);
   command.footer(kExamples);
 }
 

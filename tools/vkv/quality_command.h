@@ -4,33 +4,15 @@
 
 #include <string>
 
-namespace CLI {
-class App;
-}
+#include "tools/vkv/measured_data.h"
 
 namespace vkv {
 
 struct QualityArguments {
-  std::string model;
-  std::string jobs;  // one of the two
-  std::string text;
+  MeasuredDataArguments data;
   std::string configurations = "exact,i8,i4,visual2,visual1,extreme,onebit,blank";
-  int limit = 0;               // 0: all
-  int calibration_items = 16;  // at most, where a configuration needs them
-
-  std::string view = "auto";
-  std::string prompt_style = "auto";
-  int recent_tokens = 128;
-  int new_tokens_max = 32;
-  int passage_tokens = 1024;
-  int passage_tail = 256;
-  std::string passage_role = "visual";
-
   std::string report;  // HTML file
   std::string json;    // file
-  int threads = 0;
-  bool quiet = false;
-  bool progress = false;
 };
 
 // Adds the flags with their help to the subcommand; parsing fills `arguments`, which must stay.
