@@ -209,5 +209,40 @@ TEST_F(comparison, passages_of_text_compare_every_tail_token) {
   EXPECT_FALSE(passages_of_text(text, *tokenizer_, {.token_count = 50, .tail_count = 50}).ok());
 }
 
+TEST_F(comparison, a_question_reads_originals_and_promotes_what_it_looks_at) {
+  const QualityItem item = items(picture(), QuestionView::kShared)[0];
+  const Runs without = compare(item, "onebit"), with = compare(item, "onebit+originals");
+  for (size_t layer = 0; layer < with.results[0].layer_error.size(); ++layer) {
+    const float error = with.results[0].layer_error[layer];
+    EXPECT_LT(error, 1e-3) << layer;
+    EXPECT_GT(without.results[0].layer_error[layer], 3 * error) << layer;
+  }
+  for (size_t i = 0; i < item.cases.size(); ++i) {
+    const RoleStats& visual = with.results[i].visual;
+    EXPECT_GT(visual.original_bits, 10 * visual.value_count);
+    EXPECT_GT(visual.promoted_value_count, 0u);
+    EXPECT_LT(visual.bits_per_value(), 6);
+    EXPECT_EQ(without.results[i].visual.original_bits, 0u);
+  }
+}
+
+TEST_F(comparison, originals_are_kept_by_each_question_for_itself) {
+  // The second question's promotion does not depend on the first one's.
+  const QualityItem both = items(picture(), QuestionView::kShared)[0];
+  QualityItem second = both;
+  second.cases.erase(second.cases.begin());
+  const Runs runs = compare(both, "extreme+originals"),
+             alone = compare(second, "extreme+originals");
+  EXPECT_EQ(runs.results[1].kl, alone.results[0].kl);
+}
+
+TEST_F(comparison, a_tail_that_ends_its_prefix_reads_codes_even_with_originals) {
+  const QualityItem item = items(picture(), QuestionView::kWindow)[0];
+  EXPECT_FALSE(item.tail_is_window);
+  const Runs runs = compare(item, "onebit+originals");
+  for (const float error : runs.results[0].layer_error) EXPECT_GT(error, 1e-2);
+  EXPECT_GT(runs.results[0].visual.promoted_value_count, 0u);
+}
+
 }  // namespace
 }  // namespace vkv

@@ -63,6 +63,22 @@ TEST(summarize, adds_up_cases_as_by_hand) {
   EXPECT_EQ(summary.verdict, Verdict::kFail);
 }
 
+TEST(summarize, originals_are_counted_beside_the_bits) {
+  CaseResult result = one_case({0.0f}, 1, 1, true);
+  result.visual.original_bits = 1200;
+  result.visual.promoted_value_count = 10;
+  Configuration kept = parse_configuration("extreme+originals").value();
+  const ConfigurationSummary with = summarize({{one_source(result, true, "image")}}, 0, kept);
+  EXPECT_DOUBLE_EQ(with.visual_original_bits, 12);
+  EXPECT_DOUBLE_EQ(with.visual_promoted_share, 0.1);
+  EXPECT_DOUBLE_EQ(with.visual_bits, 5);
+  EXPECT_EQ(with.gate, nullptr);
+  const std::string table = quality_table({}, {{with}});
+  EXPECT_NE(table.find("originals in DRAM"), std::string::npos) << table;
+  EXPECT_NE(table.find("12.00 bits a visual value; 10.00 % of them promoted"), std::string::npos);
+  EXPECT_EQ(quality_json({}, {{with}})["configurations"][0]["bits"]["visual_originals"], 12);
+}
+
 TEST(summarize, small_divergences_are_no_catastrophe) {
   std::vector<SourceResult> results;
   for (const float kl : {1e-9f, 1e-9f, 1e-4f})

@@ -209,6 +209,24 @@ TEST(configuration, levels_are_spread_as_given_or_by_choice) {
     EXPECT_FALSE(parse_configuration(name).ok()) << name;
 }
 
+TEST(configuration, originals_are_kept_by_what_runs_in_the_real_cache) {
+  EXPECT_EQ(parse_configuration("onebit").value().keep_original, KeepOriginal::kNone);
+  EXPECT_EQ(parse_configuration("onebit+originals").value().keep_original, KeepOriginal::kDram);
+  EXPECT_EQ(parse_configuration("i2+spread:1.5+originals").value().policy.low.k_spread, 1.5f);
+  for (const char* name : {"onebit+tuned+originals", "onebit+originals+tuned"}) {
+    const Configuration open = parse_configuration(name).value();
+    EXPECT_EQ(open.name, name);
+    EXPECT_EQ(open.candidates.size(), 14u);
+    for (const Configuration& candidate : open.candidates) {
+      EXPECT_EQ(candidate.name, name);
+      EXPECT_EQ(candidate.keep_original, KeepOriginal::kDram);
+    }
+  }
+  for (const char* name : {"kivi2+originals", "blank+originals", "sim:i4+originals",
+                           "i4+originals+originals", "+originals"})
+    EXPECT_FALSE(parse_configuration(name).ok()) << name;
+}
+
 TEST(configuration, lists_keep_numbers_together) {
   const auto list = parse_configurations("i8,calibquant1:.5,.3,0,3,quantile4:.1,kivi2");
   ASSERT_TRUE(list.ok()) << list.status().message();

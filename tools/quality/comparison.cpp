@@ -42,6 +42,8 @@ void add(const RoleStats& from, RoleStats& sum) {
   sum.sealed_value_count += from.sealed_value_count;
   sum.sealed_stored_bits += from.sealed_stored_bits;
   sum.high_value_count += from.high_value_count;
+  sum.promoted_value_count += from.promoted_value_count;
+  sum.original_bits += from.original_bits;
 }
 
 bool is_right(const Tokenizer& tokenizer, std::span<const int32_t> answer,
@@ -156,7 +158,7 @@ Result<CaseResult> Comparison::test_case(Cache& cache, SequenceId prefix, const 
   const auto vocabulary = static_cast<size_t>(model_->config().text.vocabulary);
   CaseResult result;
   if (index == 0) {
-    VKV_TRY_ASSIGN(errors, layer_errors(cache, prefix, reference.tail));
+    VKV_TRY_ASSIGN(errors, layer_errors(cache, prefix, item, reference.tail));
     result.layer_error = std::move(errors);
   }
 
@@ -170,7 +172,7 @@ Result<CaseResult> Comparison::test_case(Cache& cache, SequenceId prefix, const 
                                           .tokens = one.tail.tokens,
                                           .roles = one.tail.roles,
                                           .logit_count = static_cast<int>(reference.tail_positions),
-                                          .ends_window = true},
+                                          .ends_window = item.tail_is_window},
                                          {.cancel = watch_.cancel}));
   position += static_cast<int64_t>(one.tail.tokens.size());
   if (!reference.fed.empty()) {
@@ -228,11 +230,12 @@ Result<std::vector<int32_t>> Comparison::run_free(Cache& cache, SequenceId seque
 }
 
 Result<std::vector<float>> Comparison::layer_errors(Cache& cache, SequenceId prefix,
+                                                    const QualityItem& item,
                                                     const Recording& tail) const {
   VKV_TRY_ASSIGN(sequence, cache.fork(prefix));
   const SequenceOwner owner(&cache, sequence);
   std::vector<std::vector<float>> outs;
-  VKV_TRY(replay(tail, cache, sequence, false, &outs));
+  VKV_TRY(replay(tail, cache, sequence, item.tail_is_window, &outs));
   std::vector<float> errors;
   for (size_t layer = 0; layer < outs.size(); ++layer) {
     const std::span<const float> expected = tail.layers[layer].out, out = outs[layer];

@@ -1,6 +1,10 @@
 // comparison.h: one item, teacher-forced: a tested cache against one that keeps all at 16 bit.
 // SPDX-License-Identifier: Apache-2.0
 //
+// Where the tested cache keeps originals, all is as in a program: the prefix is a window, whose
+// newest queries choose what is promoted; the tail is the next, which reads originals and chooses
+// anew; the answer reads codes and copies.
+//
 // The reference answers greedily. The tested cache is then fed the same tokens, and the logits at
 // each position of the answer are compared, the one behind its last token included. While the
 // greedy choices agree, teacher forcing and free running are the same; behind the first difference
@@ -69,7 +73,7 @@ class Comparison {
                                size_t index, const ReferenceRun::Case& reference) const;
   Result<std::vector<int32_t>> run_free(Cache& cache, SequenceId sequence, int64_t position,
                                         std::vector<int32_t> answer, int new_tokens_max) const;
-  Result<std::vector<float>> layer_errors(Cache& cache, SequenceId prefix,
+  Result<std::vector<float>> layer_errors(Cache& cache, SequenceId prefix, const QualityItem& item,
                                           const Recording& tail) const;
   Result<std::vector<float>> feed(Cache& cache, SequenceId sequence, int64_t position,
                                   std::span<const int32_t> tokens) const;

@@ -30,14 +30,14 @@ Status unknown(std::string_view name) {
     presets += preset;
     presets += ' ';
   }
-  return {Code::kInvalidArgument,
-          fmt::format(
-              "no configuration is called \"{}\"; there are {}| i8 i4 i2 i1 f16, a pair "
-              "like i4/i2, visual:i4, each also with +segment, "
-              "+rotated, +pertoken, +spread:K[,V], +tuned, sim: | a policy file | absmax4 kivi4 "
-              "kivi2 quantile{{4,2,1}}[:TAU] "
-              "calibquant{{2,1}}[:KAPPA_K,KAPPA_V,TAU1,TAU2] lambda1 blank",
-              name, presets)};
+  return {
+      Code::kInvalidArgument,
+      fmt::format("no configuration is called \"{}\"; there are {}| i8 i4 i2 i1 f16, a pair "
+                  "like i4/i2, visual:i4, each also with +segment, "
+                  "+rotated, +pertoken, +spread:K[,V], +tuned, +originals, sim: | a policy file | "
+                  "absmax4 kivi4 kivi2 quantile{{4,2,1}}[:TAU] "
+                  "calibquant{{2,1}}[:KAPPA_K,KAPPA_V,TAU1,TAU2] lambda1 blank",
+                  name, presets)};
 }
 
 bool take_prefix(std::string_view& text, std::string_view prefix) {
@@ -214,11 +214,21 @@ Result<Configuration> parse_configuration(std::string_view text) {
     return configuration;
   }
   std::string_view rest = text;
+  if (take_suffix(rest, "+originals")) {
+    VKV_TRY_ASSIGN(kept, parse_configuration(rest));
+    if (kept.scheme || kept.keep_original != KeepOriginal::kNone) return unknown(text);
+    kept.name = text;
+    kept.keep_original = KeepOriginal::kDram;
+    for (Configuration& candidate : kept.candidates) {
+      candidate.name = text;
+      candidate.keep_original = KeepOriginal::kDram;
+    }
+    return kept;
+  }
   if (take_suffix(rest, "+tuned")) {
     VKV_TRY_ASSIGN(candidates, tuned(rest));
     for (Configuration& candidate : candidates) candidate.name = text;
-    configuration.policy = candidates.front().policy;
-    configuration.scheme = candidates.front().scheme;
+    configuration = candidates.front();
     configuration.candidates = std::move(candidates);
     return configuration;
   }
@@ -278,6 +288,7 @@ Result<std::unique_ptr<Cache>> open_cache(const Configuration& configuration,
   const CacheOptions cache_options = {.shape = options.shape,
                                       .element = ElementType::kF32,
                                       .precision = configuration.policy,
+                                      .keep_original = configuration.keep_original,
                                       .recent_tokens = options.recent_tokens,
                                       .threads = options.threads};
   if (!configuration.scheme) return Cache::open(cache_options);

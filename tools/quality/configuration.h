@@ -17,6 +17,7 @@ struct Configuration {
   std::string name;
   PrecisionPolicy policy;
   std::optional<Scheme> scheme;  // runs in a SimulatedCache; none: in vkv::Cache
+  KeepOriginal keep_original = KeepOriginal::kNone;  // of vkv::Cache
   // What the name leaves open, to be chosen on calibration items by the lowest mean KL; the first
   // is in force until then. fits_lambda: see Scheme.
   std::vector<Configuration> candidates;
@@ -35,6 +36,9 @@ struct Configuration {
 //   i2+rotated, i4+pertoken           K rotated by a Hadamard matrix; V scaled per token
 //   i1+spread:1.5, i2+spread:1.5,1    levels moved apart, of K and V or each (CodecPair::k_spread)
 //   i1+tuned, visual1+tuned           by how much, and whether K is rotated, is chosen
+//   extreme+originals                 16-bit originals of low tokens are kept in DRAM: questions
+//                                     read them, and what they look at is promoted. Stands last,
+//                                     or next to +tuned; not of baselines
 //   FILE                              a policy of one's own, see tools/vkv/policy_file.h
 //   sim:NAME                          one of the above through the simulator
 //   absmax4, kivi4, kivi2             baselines, see scheme.h

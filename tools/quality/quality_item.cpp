@@ -88,6 +88,7 @@ Result<std::vector<QualityItem>> items_of_job(const Job& job, Model& model,
     if (!shared || items.empty()) {
       items.push_back(empty);
       items.back().prefix = media;
+      items.back().tail_is_window = shared;
     }
     const size_t in_prefix = shared ? 0 : tokens.tokens.size() - 1;
     append(tokens, 0, in_prefix, items.back().prefix);

@@ -32,6 +32,9 @@ struct QualityItem {
   std::vector<QualityCase> cases;
   int new_tokens_max = 64;     // of the answer
   bool compares_tail = false;  // logits behind every tail token, not only the last
+  // The tail is a prefill window of its own, which a cache with originals reads them for. Else it
+  // goes on with the prefix's window and reads what decode steps read.
+  bool tail_is_window = true;
 };
 
 // Which tokens are encoded when a question is read.

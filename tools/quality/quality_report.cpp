@@ -183,6 +183,7 @@ std::string summary_row(const ConfigurationSummary& s) {
               name(s.verdict));
   row += cell(fmt::format("{:.2f}", s.visual_bits));
   row += cell(fmt::format("{:.2f}", s.visual_encoded_bits));
+  row += cell(s.keeps_originals ? fmt::format("{:.2f}", s.visual_original_bits) : "");
   row += cell(fmt::format("{:.2f}", s.all_bits));
   row += cell(fmt::format("{:.2e}", s.kl_mean), name(s.kl_verdict));
   row += cell(fmt::format("{:.2e}", s.kl_p99)) + cell(fmt::format("{:.2g}", s.kl_max));
@@ -206,7 +207,8 @@ std::string summary_table(std::span<const ConfigurationSummary> summaries) {
   std::string table =
       "<div class=\"scroll\"><table><tr><th>configuration</th><th>gate</th><th>visual "
       "bits<br>all</th>"
-      "<th>visual bits<br>encoded</th><th>bits<br>total</th><th>KL<br>mean</th><th>KL<br>p99</th>"
+      "<th>visual bits<br>encoded</th><th>originals<br>beside</th><th>bits<br>total</th>"
+      "<th>KL<br>mean</th><th>KL<br>p99</th>"
       "<th>KL<br>max</th><th>same<br>top-1 %</th><th>greedy<br>match %</th>"
       "<th>same<br>answer %</th><th>catas-<br>trophic %</th><th>right %<br>[95 %]</th>"
       "<th>points lost<br>[95 %]</th><th>chosen</th></tr>\n";
@@ -271,10 +273,12 @@ freely. <b>Catastrophic</b>: cases whose mean KL is above ten times the median c
 0.01 nats. <b>Right</b>: with its 95 % Wilson interval. <b>Points lost</b>: reference minus test
 over the same questions, with Tango's 95 % score interval for paired shares. <b>Bits</b>: stored
 bits a K or V value with headers, scales, padding and means; "all" also counts tokens still open
-at 16 bit. A gate says PASS for accuracy only if the whole interval lies within it, OPEN if more
-questions are needed. Baselines run in a simulated cache that puts the same old visual tokens
-through the published rule and keeps text and recent tokens at 16 bit; their block tables are not
-counted.</p>
+at 16 bit. <b>Originals</b>: 16-bit K and V of encoded visual tokens that are kept in DRAM, in
+bits a visual value; no other column counts them. Questions are read from them, answers from codes
+and promoted copies. A gate says PASS for accuracy only if the whole interval lies within it, OPEN
+if more questions are needed. Baselines run in a simulated cache that puts the same old visual
+tokens through the published rule and keeps text and recent tokens at 16 bit; their block tables
+are not counted.</p>
 )";
 
 }  // namespace

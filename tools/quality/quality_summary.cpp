@@ -26,6 +26,8 @@ void add(const RoleStats& from, RoleStats& sum) {
   sum.stored_bits += from.stored_bits;
   sum.sealed_value_count += from.sealed_value_count;
   sum.sealed_stored_bits += from.sealed_stored_bits;
+  sum.promoted_value_count += from.promoted_value_count;
+  sum.original_bits += from.original_bits;
 }
 
 // Layer by layer the median over items.
@@ -134,6 +136,9 @@ ConfigurationSummary summarize(std::span<const SourceResult> results, size_t ind
   summary.visual_bits = visual.bits_per_value();
   summary.visual_encoded_bits = ratio(visual.sealed_stored_bits, visual.sealed_value_count);
   summary.visual_encoded_share = ratio(visual.sealed_value_count, visual.value_count);
+  summary.keeps_originals = configuration.keep_original != KeepOriginal::kNone;
+  summary.visual_original_bits = ratio(visual.original_bits, visual.value_count);
+  summary.visual_promoted_share = ratio(visual.promoted_value_count, visual.value_count);
   summary.all_bits = all.bits_per_value();
   summary.encoded_share = ratio(all.sealed_value_count, all.value_count);
   summary.layer_error = median_by_layer(layer_errors);

@@ -66,9 +66,14 @@ struct ConfigurationSummary {
   double visual_bits = 0;           // a value, as stored, open tokens and all metadata counted
   double visual_encoded_bits = 0;   // of those that are encoded
   double visual_encoded_share = 0;  // of the visual values
-  double all_bits = 0;              // of all roles
-  double encoded_share = 0;         // of all values
-  std::vector<double> layer_error;  // median over items, see CaseResult
+  // Of 16-bit originals that are kept, a visual value; in none of the other bits: attention of
+  // decode steps does not read them. And the share of visual values with a promoted copy.
+  bool keeps_originals = false;
+  double visual_original_bits = 0;
+  double visual_promoted_share = 0;
+  double all_bits = 0;                         // of all roles
+  double encoded_share = 0;                    // of all values
+  std::vector<double> layer_error;             // median over items, see CaseResult
   std::map<std::string, GroupSummary> groups;  // by media
   std::map<std::string, Answers> kinds;        // by kind of question
 

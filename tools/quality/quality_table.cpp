@@ -131,13 +131,18 @@ void append_layers(std::string& text, std::span<const ConfigurationSummary> summ
 }
 
 void append_notes(std::string& text, std::span<const ConfigurationSummary> summaries) {
-  std::string details;
+  std::string details, originals;
   bool simulated = false;
   for (const ConfigurationSummary& s : summaries) {
+    if (s.keeps_originals)
+      originals += fmt::format("  {:<22} {:.2f} bits a visual value; {:.2f} % of them promoted\n",
+                               s.name, s.visual_original_bits, 100 * s.visual_promoted_share);
     if (!s.detail.empty()) details += fmt::format("  {:<22} {}\n", s.name, s.detail);
     simulated |= s.simulated;
   }
   if (!details.empty()) text += "\nchosen on the calibration items\n" + details;
+  if (!originals.empty())
+    text += "\noriginals in DRAM, read once a question and not in the bits above\n" + originals;
   line(text, "");
   if (simulated)
     line(text,
@@ -213,6 +218,8 @@ Json quality_json(const QualityFacts& facts, std::span<const ConfigurationSummar
                  {{"visual", s.visual_bits},
                   {"visual_encoded", s.visual_encoded_bits},
                   {"visual_encoded_share", s.visual_encoded_share},
+                  {"visual_originals", s.visual_original_bits},
+                  {"visual_promoted_share", s.visual_promoted_share},
                   {"all", s.all_bits},
                   {"encoded_share", s.encoded_share}}},
                 {"layer_error", s.layer_error},

@@ -40,6 +40,9 @@ Configurations, separated by commas:
   i2+rotated, i4+pertoken              K rotated by a Hadamard matrix; V scaled per token
   i1+spread:1.5, visual1+spread:1.5,1  levels moved apart, of K and V or of each
   visual1+tuned                        spreads, and whether K is rotated, are chosen
+  extreme+originals                    16-bit originals of low tokens are kept (`vkv run
+                                       --keep-original dram`): questions read them, and tokens that
+                                       they look at are promoted; not in the bits. Also +tuned
   policy.json                          a file, as for `vkv run --policy`
   absmax4, kivi4, kivi2                published baselines, in a simulated cache
   quantile4, quantile2, quantile1      clipped at quantiles; :0.01 sets tau
