@@ -196,6 +196,30 @@ TEST_F(evaluation, parameters_are_chosen_by_the_lowest_divergence) {
       runner->calibrate({}, list = parse_configurations("kivi2,lambda1").value(), {}).ok());
 }
 
+TEST_F(evaluation, kept_references_give_what_a_run_gives) {
+  if (!load_image(kTinyVlm + "eval/" + pictures(1)[0].job->images[0]).ok())
+    GTEST_SKIP() << "no FFmpeg";
+  const auto list = parse_configurations("onebit,i2").value();
+  const auto runner = open(2);
+  const auto sources = pictures(2);  // of fewer questions than the first few that count
+  const auto results = runner->run(sources, list, {}).value();
+  KeptReferences kept;
+  const auto first = runner->mean_kls(sources, {&list[0], 1}, kept, {}).value();
+  EXPECT_GT(kept.byte_count.load(), 1u << 20);
+  const uint64_t byte_count = kept.byte_count.load();
+  const auto second = runner->mean_kls(sources, list, kept, {}).value();
+  EXPECT_EQ(kept.byte_count.load(), byte_count);
+  EXPECT_EQ(first[0], mean_kl(results, 0));
+  EXPECT_EQ(second[0], mean_kl(results, 0));
+  EXPECT_EQ(second[1], mean_kl(results, 1));
+
+  Job broken = jobs_[0].job.value();
+  broken.images = {"images/gone.png"};
+  const ItemSource gone = {.job = &broken};
+  KeptReferences none;
+  EXPECT_FALSE(runner->mean_kls({&gone, 1}, list, none, {}).ok());
+}
+
 TEST_F(evaluation, a_job_that_fails_is_named_and_the_others_go_on) {
   Job broken = jobs_[0].job.value();
   broken.images = {"images/gone.png"};

@@ -169,28 +169,41 @@ std::vector<Scheme> schemes_named(std::string_view text) {
   return {};
 }
 
-// What "+tuned" after a name chooses from: spreads of the low levels, with K as it is and rotated.
+// The configurations that "+tuned" after a name chooses from.
 Result<std::vector<Configuration>> tuned(std::string_view name) {
   VKV_TRY_ASSIGN(base, parse_configuration(name));
   if (base.needs_calibration()) return unknown(fmt::format("{}+tuned", name));
   const CodecPair low = base.policy.low;
+  const std::vector<CodecPair> variants = tuned_variants(low);
+  if (variants.size() == 1) return unknown(fmt::format("{}+tuned", name));
   std::vector<Configuration> candidates;
-  for (const bool rotated : {false, true}) {
-    if (rotated && (low.k_rotated || bits_of(low.k) > 2)) continue;
-    for (const auto& [k, v] : kSpreads) {
-      Configuration candidate = base;
-      candidate.policy.low.k_rotated |= rotated;
-      candidate.policy.low.k_spread = static_cast<float>(k);
-      candidate.policy.low.v_spread = static_cast<float>(v);
-      if (base.policy.high == low) candidate.policy.high = candidate.policy.low;
-      VKV_TRY(validate(candidate.policy));
-      candidates.push_back(std::move(candidate));
-    }
+  for (const CodecPair& variant : variants) {
+    Configuration candidate = base;
+    candidate.policy.low = variant;
+    if (base.policy.high == low) candidate.policy.high = variant;
+    VKV_TRY(validate(candidate.policy));
+    candidates.push_back(std::move(candidate));
   }
   return candidates;
 }
 
 }  // namespace
+
+std::vector<CodecPair> tuned_variants(const CodecPair& pair) {
+  std::vector<CodecPair> variants;
+  for (const bool rotated : {false, true}) {
+    if (rotated && (pair.k_rotated || bits_of(pair.k) > 2)) continue;
+    for (const auto& [k, v] : kSpreads) {
+      CodecPair variant = pair;
+      variant.k_rotated |= rotated;
+      variant.k_spread = bits_of(pair.k) <= 4 ? static_cast<float>(k) : 1.0f;
+      variant.v_spread = bits_of(pair.v) <= 4 ? static_cast<float>(v) : 1.0f;
+      if (std::find(variants.begin(), variants.end(), variant) == variants.end())
+        variants.push_back(variant);
+    }
+  }
+  return variants;
+}
 
 Result<Configuration> parse_configuration(std::string_view text) {
   Configuration configuration{.name = std::string(text)};

@@ -56,6 +56,10 @@ Result<std::vector<Configuration>> parse_configurations(std::string_view names);
 // What was chosen: "tau 0.01", "kappa 0.5 0.3, tau 0 3", "spread 1.5 1"; "" where nothing was.
 std::string chosen_text(const Configuration& configuration);
 
+// What "+tuned" chooses from: the pair with levels moved apart in several ways, and with K as it is
+// and rotated, where its codecs allow. The first has no spread.
+std::vector<CodecPair> tuned_variants(const CodecPair& pair);
+
 struct TestCacheOptions {
   KvShape shape;
   int recent_tokens = 128;

@@ -23,6 +23,23 @@ constexpr uint64_t kWeightBytesMax = uint64_t{4} << 30;
 // Of an item, when parameters are chosen: candidates are many, and the cases of an item much alike.
 constexpr size_t kCalibrationCases = 4;
 
+// All that KeptReferences may hold: a video of 4,096 tokens is 25 MB for TinyVLM, 2 GB for 7B.
+constexpr uint64_t kKeptBytesMax = uint64_t{2} << 30;
+
+uint64_t byte_count(const Recording& recording) {
+  uint64_t floats = 0;
+  for (const Recording::Layer& layer : recording.layers)
+    floats += layer.k.size() + layer.v.size() + layer.q.size() + layer.out.size();
+  return floats * sizeof(float);
+}
+
+uint64_t byte_count(const ReferenceRun& run) {
+  uint64_t bytes = byte_count(run.prefix);
+  for (const ReferenceRun::Case& one : run.cases)
+    bytes += byte_count(one.tail) + one.logits.size() * sizeof(float);
+  return bytes;
+}
+
 bool has_image_processor(const std::string& folder) {
   return std::filesystem::exists(std::filesystem::path(folder) / "processor_config.json") ||
          std::filesystem::exists(std::filesystem::path(folder) / "preprocessor_config.json");
@@ -43,9 +60,9 @@ class Evaluation::Pool {
  public:
   Pool(Evaluation& evaluation, const RunOptions& options, const Watch& watch)
       : evaluation_(evaluation),
+        options_(options),
         sources_(options.sources),
         configurations_(options.configurations),
-        cases_max_(options.cases_max),
         watch_(watch),
         results_(sources_.size()),
         fits_(configurations_.size()) {
@@ -104,7 +121,7 @@ class Evaluation::Pool {
       const size_t next = next_.fetch_add(1);
       if (next >= sources_.size()) break;
       SourceResult& result = results_[order_[next]];
-      if (Status status = run_source(model, worker, sources_[order_[next]], result); !status.ok()) {
+      if (Status status = run_source(model, worker, order_[next]); !status.ok()) {
         result.rows.clear();
         if (status.code() == Code::kCancelled) return status;
         result.error = status.message();
@@ -135,25 +152,49 @@ class Evaluation::Pool {
     return worker;
   }
 
-  Status run_source(Model& model, Worker& worker, const ItemSource& source,
-                    SourceResult& result) const {
-    const Watch quiet = {.cancel = watch_.cancel};
-    if (source.passage != nullptr) return run_item(model, worker, *source.passage, result);
-    VKV_TRY_ASSIGN(items, items_of_job(*source.job, model, evaluation_.tokenizer_,
-                                       evaluation_.processor_ ? &*evaluation_.processor_ : nullptr,
-                                       evaluation_.options_.items, quiet));
-    for (const QualityItem& item : items) VKV_TRY(run_item(model, worker, item, result));
+  Status run_source(Model& model, Worker& worker, size_t index) {
+    const ItemSource& source = sources_[index];
+    SourceResult& result = results_[index];
+    const Comparison comparison(&model, &evaluation_.tokenizer_, {.cancel = watch_.cancel});
+    auto* const kept = options_.kept != nullptr ? &options_.kept->sources[index] : nullptr;
+    if (kept != nullptr && !kept->empty()) {
+      for (const KeptReferences::Item& one : *kept)
+        VKV_TRY(test_item(comparison, worker, one.item, one.run, result));
+      return {};
+    }
+    std::vector<QualityItem> items;
+    if (source.passage != nullptr) {
+      items = {*source.passage};
+    } else {
+      const Watch quiet = {.cancel = watch_.cancel};
+      VKV_TRY_ASSIGN(made, items_of_job(*source.job, model, evaluation_.tokenizer_,
+                                        evaluation_.processor_ ? &*evaluation_.processor_ : nullptr,
+                                        evaluation_.options_.items, quiet));
+      items = std::move(made);
+    }
+    std::vector<KeptReferences::Item> references;
+    uint64_t bytes = 0;
+    for (QualityItem& item : items) {
+      // A free run goes back to where it left the reference: so many tokens can always be dropped.
+      if (item.cases.size() > options_.cases_max) item.cases.resize(options_.cases_max);
+      item.new_tokens_max = std::min(item.new_tokens_max, evaluation_.options_.recent_tokens);
+      item.kl_only = options_.kl_only;
+      VKV_TRY_ASSIGN(reference, comparison.run_reference(*worker.exact, item));
+      VKV_TRY(test_item(comparison, worker, item, reference, result));
+      if (kept == nullptr) continue;
+      bytes += byte_count(reference) + item.visual->size() * sizeof(float);
+      references.push_back({std::move(item), std::move(reference)});
+    }
+    if (kept == nullptr) return {};
+    if (options_.kept->byte_count.fetch_add(bytes) + bytes <= kKeptBytesMax)
+      *kept = std::move(references);
+    else
+      options_.kept->byte_count.fetch_sub(bytes);
     return {};
   }
 
-  Status run_item(Model& model, Worker& worker, const QualityItem& given,
-                  SourceResult& result) const {
-    // A free run goes back to where it left the reference: so many tokens can always be dropped.
-    QualityItem item = given;
-    if (item.cases.size() > cases_max_) item.cases.resize(cases_max_);
-    item.new_tokens_max = std::min(item.new_tokens_max, evaluation_.options_.recent_tokens);
-    const Comparison comparison(&model, &evaluation_.tokenizer_, {.cancel = watch_.cancel});
-    VKV_TRY_ASSIGN(reference, comparison.run_reference(*worker.exact, item));
+  Status test_item(const Comparison& comparison, Worker& worker, const QualityItem& item,
+                   const ReferenceRun& reference, SourceResult& result) const {
     const size_t first = result.rows.size();
     for (size_t i = 0; i < item.cases.size(); ++i)
       result.rows.push_back({.kind = item.cases[i].kind,
@@ -172,9 +213,9 @@ class Evaluation::Pool {
   }
 
   Evaluation& evaluation_;
+  const RunOptions& options_;
   const std::span<const ItemSource> sources_;
   const std::span<const Configuration> configurations_;
-  const size_t cases_max_;
   const Watch& watch_;
   std::vector<size_t> order_;
   std::vector<SourceResult> results_;  // each written by the worker that took the source
@@ -235,6 +276,23 @@ double mean_kl(std::span<const SourceResult> results, size_t configuration) {
   return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
+Result<std::vector<double>> Evaluation::mean_kls(std::span<const ItemSource> sources,
+                                                 std::span<const Configuration> configurations,
+                                                 KeptReferences& kept, const Watch& watch) {
+  kept.sources.resize(sources.size());
+  VKV_TRY_ASSIGN(results, run({.sources = sources,
+                               .configurations = configurations,
+                               .cases_max = kCalibrationCases,
+                               .kl_only = true,
+                               .kept = &kept},
+                              watch));
+  for (const SourceResult& result : results)
+    if (!result.error.empty()) return Status(Code::kInvalidArgument, result.error);
+  std::vector<double> losses;
+  for (size_t i = 0; i < configurations.size(); ++i) losses.push_back(mean_kl(results, i));
+  return losses;
+}
+
 Status Evaluation::calibrate(std::span<const ItemSource> sources,
                              std::vector<Configuration>& configurations, const Watch& watch) {
   std::vector<Configuration> candidates;
@@ -251,6 +309,7 @@ Status Evaluation::calibrate(std::span<const ItemSource> sources,
   VKV_TRY_ASSIGN(results, run({.sources = sources,
                                .configurations = candidates,
                                .cases_max = kCalibrationCases,
+                               .kl_only = true,
                                .fits = &fits},
                               watch));
   if (std::all_of(results.begin(), results.end(),

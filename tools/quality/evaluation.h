@@ -5,6 +5,7 @@
 // and caches of its own and takes whole items. Results do not depend on the number of workers.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>
@@ -44,6 +45,16 @@ struct SourceResult {
   std::vector<CaseRow> rows;
 };
 
+// The reference's runs over sources, kept from one call to the next as far as memory goes.
+struct KeptReferences {
+  struct Item {
+    QualityItem item;
+    ReferenceRun run;
+  };
+  std::vector<std::vector<Item>> sources;  // of each; empty: not kept
+  std::atomic<uint64_t> byte_count = 0;
+};
+
 // One call at a time.
 class Evaluation {
  public:
@@ -71,6 +82,13 @@ class Evaluation {
   Status calibrate(std::span<const ItemSource> sources, std::vector<Configuration>& configurations,
                    const Watch& watch);
 
+  // Mean KL of each configuration over the first few cases of each source, for a search that asks
+  // again and again: `kept` belongs to these sources and spares the reference's runs. Errors: as
+  // run(), and the first source's that failed.
+  Result<std::vector<double>> mean_kls(std::span<const ItemSource> sources,
+                                       std::span<const Configuration> configurations,
+                                       KeptReferences& kept, const Watch& watch);
+
  private:
   struct Worker;
   class Pool;
@@ -78,6 +96,8 @@ class Evaluation {
     std::span<const ItemSource> sources;
     std::span<const Configuration> configurations;
     size_t cases_max = SIZE_MAX;                   // of an item
+    bool kl_only = false;                          // see QualityItem
+    KeptReferences* kept = nullptr;                // of these sources, with these options
     std::vector<LambdaFit>* fits = nullptr;        // one a configuration, empty where not fitted
     std::vector<SourceResult>* partial = nullptr;  // what was done before an error
   };

@@ -32,6 +32,7 @@ struct QualityItem {
   std::vector<QualityCase> cases;
   int new_tokens_max = 64;     // of the answer
   bool compares_tail = false;  // logits behind every tail token, not only the last
+  bool kl_only = false;  // no answers of the tested cache's own, no error by layer: a third quicker
   // The tail is a prefill window of its own, which a cache with originals reads them for. Else it
   // goes on with the prefix's window and reads what decode steps read.
   bool tail_is_window = true;
