@@ -20,11 +20,10 @@ struct LayerChoice {
 double pair_bits(const CodecPair& codecs, int head_dim);
 
 // Picks one choice a layer. The mean of pair_bits / 2 over layers is at most bits_max, the sum of
-// losses least: exact, by dynamic programming over the few sums that bits can have. Greedy steps by
-// loss per byte stop at a choice that no single step improves, since K and V are bound to each
-// other; the exact answer costs microseconds, so there is nothing to gain from them.
-// Losses of layers are taken to add up, which holds while they are small; the caller measures the
-// plan itself. Errors: kInvalidArgument where even the smallest choices exceed the budget.
+// losses least: exact, by dynamic programming over the few sums that bits can have.
+// Losses of layers are taken to add up, which holds while they are small: plan_search.h starts here
+// among others, and measures. Errors: kInvalidArgument where even the smallest choices exceed the
+// budget.
 Result<std::vector<CodecPair>> plan_bits(std::span<const std::vector<LayerChoice>> layers,
                                          int head_dim, double bits_max);
 

@@ -1,5 +1,5 @@
-// calibrate_command.h: `vkv calibrate`: which layer needs how many bits, measured, as a policy
-// file. SPDX-License-Identifier: Apache-2.0
+// calibrate_command.h: `vkv calibrate`: which layer needs how many bits, as a policy file.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <string>
@@ -14,6 +14,7 @@ struct CalibrateArguments {
   std::string codecs = "i8,i4,i2,i1";
   double bits = 0;  // of a low value, with headers; 0: those of the base
   std::string out;
+  int test_items = 32;  // at most, of those that calibration leaves
 };
 
 // Adds the flags with their help to the subcommand; parsing fills `arguments`, which must stay.
