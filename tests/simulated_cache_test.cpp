@@ -204,6 +204,14 @@ TEST(configuration, levels_are_spread_as_given_or_by_choice) {
     EXPECT_EQ(candidate.policy.high.k_spread, 1.0f);  // i8 has no levels to move
   }
   EXPECT_EQ(parse_configuration("i1+spread:2").value().policy.high.v_spread, 2.0f);
+
+  // A preset has spreads that nobody chose here; "+tuned" may keep them.
+  const Configuration preset = parse_configuration("visual1").value();
+  EXPECT_EQ(chosen_text(preset), "");
+  const Configuration tuned = parse_configuration("visual1+tuned").value();
+  EXPECT_EQ(tuned.candidates.size(), 15u);
+  EXPECT_EQ(tuned.candidates.front().policy, preset.policy);
+  EXPECT_EQ(parse_configuration("visual:i8/i2+tuned").value().candidates.size(), 4u);
   for (const char* name : {"i8+spread:1.5", "i1+spread:9", "i1+spread:x", "i1+spread:1,2,3",
                            "quantile1+tuned", "i8+tuned"})
     EXPECT_FALSE(parse_configuration(name).ok()) << name;

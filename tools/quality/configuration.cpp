@@ -190,7 +190,7 @@ Result<std::vector<Configuration>> tuned(std::string_view name) {
 }  // namespace
 
 std::vector<CodecPair> tuned_variants(const CodecPair& pair) {
-  std::vector<CodecPair> variants;
+  std::vector<CodecPair> variants = {pair};
   for (const bool rotated : {false, true}) {
     if (rotated && (pair.k_rotated || bits_of(pair.k) > 2)) continue;
     for (const auto& [k, v] : kSpreads) {
@@ -273,6 +273,9 @@ Result<std::vector<Configuration>> parse_configurations(std::string_view names) 
 
 std::string chosen_text(const Configuration& configuration) {
   if (!configuration.scheme) {
+    // Presets and files have spreads that nobody chose here.
+    const std::string& given = configuration.name;
+    if (given.find("+tuned") == given.npos && given.find("+spread:") == given.npos) return "";
     const CodecPair& low = configuration.policy.low;
     if (low.k_spread == 1.0f && low.v_spread == 1.0f) return "";
     return fmt::format("spread {} {}{}", low.k_spread, low.v_spread,

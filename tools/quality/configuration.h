@@ -53,11 +53,12 @@ Result<Configuration> parse_configuration(std::string_view name);
 // Names separated by commas; a comma inside calibquant's numbers belongs to them. No name twice.
 Result<std::vector<Configuration>> parse_configurations(std::string_view names);
 
-// What was chosen: "tau 0.01", "kappa 0.5 0.3, tau 0 3", "spread 1.5 1"; "" where nothing was.
+// What was chosen: "tau 0.01", "kappa 0.5 0.3, tau 0 3", "spread 1.5 1"; "" where nothing was,
+// as for presets and files, which have their own spreads.
 std::string chosen_text(const Configuration& configuration);
 
-// What "+tuned" chooses from: the pair with levels moved apart in several ways, and with K as it is
-// and rotated, where its codecs allow. The first has no spread.
+// What "+tuned" chooses from: the pair as it is, which comes first, and with levels moved apart in
+// several ways, K as it is and rotated, where its codecs allow.
 std::vector<CodecPair> tuned_variants(const CodecPair& pair);
 
 struct TestCacheOptions {
