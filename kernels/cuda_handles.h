@@ -107,10 +107,10 @@ class CudaArray {
     if (count == 0) return Result<CudaArray>(std::move(array));
     void* values = nullptr;
     const bool on_device = memory == CudaMemory::kDevice;
-    const cudaError_t error =
-        on_device ? cudaMalloc(&values, count * sizeof(T))
-                  : cudaHostAlloc(&values, count * sizeof(T),
-                                  cudaHostAllocPortable | cudaHostAllocMapped);
+    const cudaError_t error = on_device
+                                  ? cudaMalloc(&values, count * sizeof(T))
+                                  : cudaHostAlloc(&values, count * sizeof(T),
+                                                  cudaHostAllocPortable | cudaHostAllocMapped);
     const Status status = cuda_status(error, on_device ? "cudaMalloc" : "cudaHostAlloc");
     if (error == cudaErrorMemoryAllocation)
       return Status(Code::kOutOfMemory, status.message() + " of " +
@@ -134,9 +134,8 @@ class CudaArray {
 // Queued on `stream`; any combination of device and host memory. Pageable host memory waits.
 template <class T>
 Status copy_async(T* target, const T* source, size_t count, cudaStream_t stream) {
-  return cuda_status(
-      cudaMemcpyAsync(target, source, count * sizeof(T), cudaMemcpyDefault, stream),
-      "cudaMemcpyAsync");
+  return cuda_status(cudaMemcpyAsync(target, source, count * sizeof(T), cudaMemcpyDefault, stream),
+                     "cudaMemcpyAsync");
 }
 
 // Waits for all work queued on `stream`. Errors: kCuda, also for what kernels did wrong.
