@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "cpu/arena_backend.h"
-#include "cpu/check.h"
 #include "cpu/cpu_features.h"
 #include "cpu/parallel.h"
 #include "cpu/tile_attention.h"
+#include "runtime/base/check.h"
 
 namespace vkv {
 namespace {

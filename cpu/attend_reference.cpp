@@ -7,9 +7,9 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/check.h"
 #include "cpu/decode.h"
 #include "cpu/parallel.h"
+#include "runtime/base/check.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {

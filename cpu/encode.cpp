@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/check.h"
 #include "cpu/parallel.h"
+#include "runtime/base/check.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {

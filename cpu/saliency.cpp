@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/check.h"
 #include "cpu/parallel.h"
+#include "runtime/base/check.h"
 #include "runtime/base/codec.h"
 
 namespace vkv {
