@@ -1,0 +1,135 @@
+// encode_codes.cuh: the kernel that finds scales and writes codes; one .cu a bit width.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A block of threads encodes a tile of lanes of K or V of one KV head. All of a lane's samples stay
+// in registers while its scale is searched for, so memory is read once and written once.
+#pragma once
+
+#include "kernels/cuda_handles.h"
+#include "kernels/encode_kernels.h"
+#include "kernels/encode_tile.cuh"
+
+namespace vkv {
+
+// 512 threads where rows are rotated. The limits leave 64 and 128 registers a thread.
+template <int kSlots>
+inline constexpr int kEncodeThreadsMax = kSlots == 64 ? 256 : 512;
+
+template <int kBits>
+__device__ inline uint32_t code_of(float value, const ShrunkScale& s, float middle) {
+  if constexpr (kBits == 1) return value >= middle ? 1u : 0u;
+  return __float_as_uint(
+      biased_code(value, s.zero, s.inverse, static_cast<float>(code_max(kBits))));
+}
+
+// The tile's codes as bytes: [tile.lanes][4 * kSlots + 8].
+template <int kBits, int kSlots, bool kFull>
+__device__ inline void store_codes(const RegisterLane<kSlots, kFull>& lane,
+                                   const HeaderEntry& entry, uint8_t* codes) {
+  const float scale = device_float_from_half(entry.scale);
+  const float zero = device_float_from_half(entry.zero);
+  const ShrunkScale s = {scale, zero, inverse_scale(scale)};
+  // encode_sign() of codec.h: where scale is 0 no value reaches the middle.
+  const float middle = scale == 0.0f ? __int_as_float(0x7f800000) : zero + 0.5f * scale;
+  uint8_t* target = codes + threadIdx.x / 4 * (4 * kSlots + 8) + 2 * lane.quarter;
+#pragma unroll
+  for (int m = 0; m < kSlots / 2; ++m) {
+    const uint32_t even = code_of<kBits>(lane.x[2 * m], s, middle);
+    const uint32_t odd = code_of<kBits>(lane.x[2 * m + 1], s, middle);
+    uint32_t pair = __byte_perm(even, odd, 0x0040);
+    if (!lane.has(2 * m)) pair = 0;
+    if (!lane.has(2 * m + 1)) pair &= 0xffu;
+    *reinterpret_cast<uint16_t*>(target + 8 * m) = static_cast<uint16_t>(pair);
+  }
+}
+
+// Finds or reads the lane's scale and zero, and writes what it found.
+template <int kBits, int kSlots, bool kFull>
+__device__ inline HeaderEntry make_entry(const EncodeTile& tile,
+                                         const RegisterLane<kSlots, kFull>& lane,
+                                         const LaneRange& range, uint64_t* first_error) {
+  const EncodePart& part = tile.part;
+  const int index = tile.lane_begin + tile.lane();
+  const bool exists = index < part.lanes();
+  uint16_t* scales = part.scales + tile.kv_head * (part.head_header / 2) + index;
+  if (part.shared_header)
+    return exists ? HeaderEntry{scales[0], scales[part.lanes()]} : HeaderEntry{0, 0};
+
+  const HeaderEntry entry = header_entry(lane_scale<kBits>(lane, range), part.spread,
+                                         static_cast<float>(code_max(kBits)));
+  if (lane.quarter != 0 || !exists) return entry;
+  scales[0] = entry.scale;
+  scales[part.lanes()] = entry.zero;
+  if (!entry.is_finite()) {
+    const EncodeError error =
+        part.lanes_are_tokens ? EncodeError::kTokenRange : EncodeError::kChannelRange;
+    report_error(part, tile.kv_head, error, index, first_error);
+  }
+  return entry;
+}
+
+template <int kBits, int kSlots, bool kFull>
+__device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error) {
+  // 1. All samples into registers.
+  const RegisterLane<kSlots, kFull> lane = load_lane<kSlots, kFull>(tile);
+  const LaneRange range = lane.range();
+  const bool finite = is_finite(range.min) && is_finite(range.max);
+
+  // 2. Also waits until the whole tile was read: codes will lie in the same memory.
+  if (__syncthreads_or(!finite)) {
+    report_not_finite(tile.part, tile.kv_head, first_error);
+    return;
+  }
+
+  // 3. Scales, then codes as bytes.
+  const HeaderEntry entry = make_entry<kBits>(tile, lane, range, first_error);
+  uint8_t* codes = static_cast<uint8_t*>(tile.shared);
+  store_codes<kBits>(lane, entry, codes);
+  __syncthreads();
+
+  // 4. Bytes to words, in the order of code_position().
+  if (tile.part.is_v && !tile.part.lanes_are_tokens)
+    store_packed<kBits, kSlots, false>(tile, codes);
+  else
+    store_packed<kBits, kSlots, true>(tile, codes);
+}
+
+template <int kBits, int kSlots>
+__global__ void __launch_bounds__(kEncodeThreadsMax<kSlots>, 2)
+    encode_codes_kernel(const EncodeLaunch launch) {
+  extern __shared__ uint4 shared[];
+  const int lanes = blockDim.x / 4, tiles = (launch.lanes_max + lanes - 1) / lanes;
+  const int lane_begin = static_cast<int>(blockIdx.x % tiles) * lanes;
+  const int kv_head = static_cast<int>(blockIdx.x / tiles % launch.kv_heads_max);
+  const EncodePart& part = launch.parts[blockIdx.x / tiles / launch.kv_heads_max];
+  if (kv_head >= part.kv_heads || lane_begin >= part.lanes()) return;
+  const EncodeTile tile = {part, kv_head, lane_begin, lanes, shared};
+  if (part.samples() == 4 * kSlots)
+    encode_tile<kBits, kSlots, true>(tile, launch.first_error);
+  else
+    encode_tile<kBits, kSlots, false>(tile, launch.first_error);
+}
+
+template <int kBits, int kSlots>
+Status launch_slots(const EncodeLaunch& launch, cudaStream_t stream) {
+  const bool wide = launch.rotated && launch.lanes_max > kTileLanes && kSlots < 64;
+  const int lanes = wide ? kRotatedTileLanes : kTileLanes;
+  const size_t shared_bytes = tile_shared_bytes(lanes, 4 * kSlots, launch.rotated);
+  const auto kernel = encode_codes_kernel<kBits, kSlots>;
+  VKV_TRY(cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(shared_bytes)),
+                      "cudaFuncSetAttribute(encode_codes)"));
+  const uint32_t tiles = static_cast<uint32_t>((launch.lanes_max + lanes - 1) / lanes);
+  const uint32_t blocks = launch.part_count * static_cast<uint32_t>(launch.kv_heads_max) * tiles;
+  kernel<<<blocks, 4 * lanes, shared_bytes, stream>>>(launch);
+  return launch_status("encode_codes_kernel");
+}
+
+template <int kBits>
+Status launch_codes(const EncodeLaunch& launch, cudaStream_t stream) {
+  if (launch.samples_max <= 64) return launch_slots<kBits, 16>(launch, stream);
+  if (launch.samples_max <= 128) return launch_slots<kBits, 32>(launch, stream);
+  return launch_slots<kBits, 64>(launch, stream);
+}
+
+}  // namespace vkv
