@@ -72,11 +72,14 @@ template <int kBits, int kSlots, bool kFull>
 __device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error) {
   // 1. All samples into registers.
   const RegisterLane<kSlots, kFull> lane = load_lane<kSlots, kFull>(tile);
-  const LaneRange range = lane.range();
-  const bool finite = is_finite(range.min) && is_finite(range.max);
+  LaneRange range;
+  if constexpr (kBits == 1)
+    range = lane.flags();
+  else
+    range = lane.range();
 
   // 2. Also waits until the whole tile was read: codes will lie in the same memory.
-  if (__syncthreads_or(!finite)) {
+  if (__syncthreads_or(!range.finite)) {
     report_not_finite(tile.part, tile.kv_head, first_error);
     return;
   }

@@ -94,7 +94,9 @@ struct SegmentLane {
     const float first = channel < values.part.head_dim ? values.at(0, channel, mean) : 0.0f;
     float min = first, max = first;
     for_each([&](float x) { min = least_or_nan(min, x), max = greatest_or_nan(max, x); });
-    return {over_threads(min, least_or_nan), over_threads(max, greatest_or_nan), first};
+    min = over_threads(min, least_or_nan);
+    max = over_threads(max, greatest_or_nan);
+    return {min, max, first, min == max, is_finite(min) && is_finite(max)};
   }
 };
 
@@ -143,7 +145,7 @@ __global__ void __launch_bounds__(kThreads)
   HeaderEntry entry = {0, 0};
   if (!is_16_bit(part.codec)) {
     const LaneRange range = lane.range();
-    if (__syncthreads_or(!is_finite(range.min) || !is_finite(range.max))) {
+    if (__syncthreads_or(!range.finite)) {
       report_not_finite(part, block.kv_head, launch.first_error);
       return;
     }

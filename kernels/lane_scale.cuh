@@ -21,8 +21,9 @@
 namespace vkv {
 
 struct LaneRange {
-  float min, max;
-  float first;  // the first sample: which of +0 and -0 a constant lane holds
+  float min, max;  // I1 does without
+  float first;     // the first sample: which of +0 and -0 a constant lane holds
+  bool constant, finite;
 };
 
 struct LaneSplit {
@@ -101,7 +102,7 @@ __device__ inline ChannelScale lane_scale(const Lane& lane, const LaneRange& ran
     s = rounded(shrunk_scale(range.min, range.max - range.min, 1.0f, 255.0f));
   else
     s = best_shrunk_scale<kBits>(lane, range);
-  return range.min == range.max ? rounded({0.0f, range.first}) : s;
+  return range.constant ? rounded({0.0f, range.first}) : s;
 }
 
 // What stands in a header: fp16 bits.

@@ -21,6 +21,21 @@ __device__ inline float tree_sum(const float (&sums)[8]) {
   return even + odd;
 }
 
+// Predicated additions, where the compiler would select and move. A sample of the other side would
+// add 0, which changes no sum.
+__device__ inline void add_to_side(float x, float middle, float& upper_count, float& upper,
+                                   float& lower) {
+  asm("{\n"
+      "  .reg .pred is_upper;\n"
+      "  setp.ge.f32 is_upper, %3, %4;\n"
+      "  @is_upper add.f32 %0, %0, 0f3F800000;\n"
+      "  @is_upper add.f32 %1, %1, %3;\n"
+      "  @!is_upper add.f32 %2, %2, %3;\n"
+      "}"
+      : "+f"(upper_count), "+f"(upper), "+f"(lower)
+      : "f"(x), "f"(middle));
+}
+
 // kFull: all 4 * kSlots samples are there.
 template <int kSlots, bool kFull>
 struct RegisterLane {
@@ -46,18 +61,13 @@ struct RegisterLane {
 
   __device__ LaneSplit split_at(float middle) const {
     float upper[8] = {}, lower[8] = {};
-    int upper_count = 0;
+    float upper_count = 0.0f;
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      // A sample of the other side would add 0, which changes no sum.
-      const bool is_upper = x[slot] >= middle;
-      if (has(slot) && is_upper) upper[slot % 8] += x[slot];
-      if (has(slot) && !is_upper) lower[slot % 8] += x[slot];
-      upper_count += has(slot) && is_upper;
-    }
+    for (int slot = 0; slot < kSlots; ++slot)
+      if (has(slot)) add_to_side(x[slot], middle, upper_count, upper[slot % 8], lower[slot % 8]);
     upper_count += __shfl_xor_sync(kAllLanes, upper_count, 1);
     upper_count += __shfl_xor_sync(kAllLanes, upper_count, 2);
-    return {static_cast<float>(upper_count), tree_sum(upper), tree_sum(lower)};
+    return {upper_count, tree_sum(upper), tree_sum(lower)};
   }
 
   // Each of the four threads works out a quarter of the candidates: two divisions each.
@@ -84,7 +94,7 @@ struct RegisterLane {
   }
 
   __device__ LaneRange range() const {
-    LaneRange range = {x[0], x[0], __shfl_sync(kAllLanes, x[0], 0, 4)};
+    LaneRange range = {x[0], x[0], __shfl_sync(kAllLanes, x[0], 0, 4), false, false};
 #pragma unroll
     for (int slot = 1; slot < kSlots; ++slot) {
       range.min = least_or_nan(range.min, x[slot]);
@@ -95,7 +105,29 @@ struct RegisterLane {
       range.min = least_or_nan(range.min, __shfl_xor_sync(kAllLanes, range.min, step));
       range.max = greatest_or_nan(range.max, __shfl_xor_sync(kAllLanes, range.max, step));
     }
+    range.constant = range.min == range.max;
+    range.finite = is_finite(range.min) && is_finite(range.max);
     return range;
+  }
+
+  // The same without min and max, for which comparisons would be the limit of I1: bits that differ
+  // from the first sample's, and products with 0, which are NaN where a value is not finite.
+  __device__ LaneRange flags() const {
+    const float first = __shfl_sync(kAllLanes, x[0], 0, 4);
+    uint32_t different = 0;
+    float zero = 0.0f;
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) {
+      different |= __float_as_uint(x[slot]) ^ __float_as_uint(first);
+      zero = __fmaf_rn(x[slot], 0.0f, zero);
+    }
+#pragma unroll
+    for (int step = 1; step <= 2; step *= 2) {
+      different |= __shfl_xor_sync(kAllLanes, different, step);
+      zero += __shfl_xor_sync(kAllLanes, zero, step);
+    }
+    const bool zeros_of_both_signs = first == 0.0f && different == 0x80000000u;
+    return {first, first, first, different == 0 || zeros_of_both_signs, zero == 0.0f};
   }
 };
 
