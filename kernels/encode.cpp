@@ -202,12 +202,12 @@ GpuEncoder& GpuEncoder::operator=(GpuEncoder&&) noexcept = default;
 GpuEncoder::~GpuEncoder() = default;
 
 Result<GpuEncoder> GpuEncoder::make(const GpuEncoderOptions& options) {
-  if (options.items_max < 1 || options.rows_max < 256 || options.calls_in_flight < 1 ||
-      options.calls_in_flight > 16)
+  if (options.items_max < 1 || options.items_max > kLaunchPartsMax / 2 || options.rows_max < 256 ||
+      options.calls_in_flight < 1 || options.calls_in_flight > 16)
     return invalid_call("an encoder of " + std::to_string(options.items_max) + " items, " +
                         std::to_string(options.rows_max) + " rows and " +
                         std::to_string(options.calls_in_flight) +
-                        " calls in flight; at least 1, 256 and 1..16");
+                        " calls in flight; 1..32767, at least 256 and 1..16");
   auto state = std::make_unique<State>();
   state->options = options;
   for (uint32_t i = 0; i < options.calls_in_flight; ++i) {

@@ -14,7 +14,7 @@ typedef struct CUstream_st* cudaStream_t;  // as in CUDA's own headers
 namespace vkv {
 
 struct GpuEncoderOptions {
-  uint32_t items_max = 1024;       // encoded at once; longer calls are split
+  uint32_t items_max = 1024;       // 1..32767 encoded at once; longer calls are split
   uint32_t rows_max = 128 * 1024;  // of those items whose rows are not one ascending run
   uint32_t calls_in_flight = 4;    // 1..16; the next waits until the first one's is done
 };

@@ -11,9 +11,14 @@
 
 namespace vkv {
 
-// 512 threads where rows are rotated. The limits leave 64 and 128 registers a thread.
+// At once on a multiprocessor: leaves 64 registers a thread, or 128. Blocks that stay and fetch the
+// next tile meanwhile were slower by an eighth, with 64 registers and with 80: loads do not limit.
 template <int kSlots>
-inline constexpr int kEncodeThreadsMax = kSlots == 64 ? 256 : 512;
+inline constexpr int kEncodeBlocks = kSlots == 64 ? 2 : 4;
+
+// At most; two blocks leave 128 registers a thread, or 64.
+template <int kSlots>
+inline constexpr int kRotatedThreads = kSlots == 64 ? 4 * kTileLanes : 4 * kRotatedTileLanes;
 
 template <int kBits>
 __device__ inline uint32_t code_of(float value, const ShrunkScale& s, float middle) {
@@ -68,10 +73,10 @@ __device__ inline HeaderEntry make_entry(const EncodeTile& tile,
   return entry;
 }
 
-template <int kBits, int kSlots, bool kFull>
+template <int kBits, int kSlots, bool kRotated, bool kFull>
 __device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error) {
   // 1. All samples into registers.
-  const RegisterLane<kSlots, kFull> lane = load_lane<kSlots, kFull>(tile);
+  const RegisterLane<kSlots, kFull> lane = load_lane<kSlots, kFull, kRotated>(tile);
   LaneRange range;
   if constexpr (kBits == 1)
     range = lane.flags();
@@ -97,34 +102,64 @@ __device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error
     store_packed<kBits, kSlots, true>(tile, codes);
 }
 
+template <int kBits, int kSlots, bool kRotated>
+__device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error) {
+  if (tile.part.samples() == 4 * kSlots)
+    encode_tile<kBits, kSlots, kRotated, true>(tile, first_error);
+  else
+    encode_tile<kBits, kSlots, kRotated, false>(tile, first_error);
+}
+
+// Of this block. The tiles of a token's neighbouring channels are neighbours.
+__device__ inline EncodeTile tile_of_block(const EncodeLaunch& launch, void* shared) {
+  const int lanes = blockDim.x / 4;
+  return {launch.parts[blockIdx.z], static_cast<int>(blockIdx.y),
+          static_cast<int>(blockIdx.x) * lanes, lanes, shared};
+}
+
 template <int kBits, int kSlots>
-__global__ void __launch_bounds__(kEncodeThreadsMax<kSlots>, 2)
+__global__ void __launch_bounds__(4 * kTileLanes, kEncodeBlocks<kSlots>)
     encode_codes_kernel(const EncodeLaunch launch) {
   extern __shared__ uint4 shared[];
-  const int lanes = blockDim.x / 4, tiles = (launch.lanes_max + lanes - 1) / lanes;
-  const int lane_begin = static_cast<int>(blockIdx.x % tiles) * lanes;
-  const int kv_head = static_cast<int>(blockIdx.x / tiles % launch.kv_heads_max);
-  const EncodePart& part = launch.parts[blockIdx.x / tiles / launch.kv_heads_max];
-  if (kv_head >= part.kv_heads || lane_begin >= part.lanes()) return;
-  const EncodeTile tile = {part, kv_head, lane_begin, lanes, shared};
-  if (part.samples() == 4 * kSlots)
-    encode_tile<kBits, kSlots, true>(tile, launch.first_error);
-  else
-    encode_tile<kBits, kSlots, false>(tile, launch.first_error);
+  const EncodeTile tile = tile_of_block(launch, shared);
+  if (!tile.exists()) return;
+  copy_tile<kSlots>(tile);
+  encode_tile<kBits, kSlots, false>(tile, launch.first_error);
+}
+
+template <int kBits, int kSlots>
+__global__ void __launch_bounds__(kRotatedThreads<kSlots>, 2)
+    encode_rotated_kernel(const EncodeLaunch launch) {
+  extern __shared__ uint4 shared[];
+  const EncodeTile tile = tile_of_block(launch, shared);
+  if (tile.exists()) encode_tile<kBits, kSlots, true>(tile, launch.first_error);
+}
+
+template <class Kernel>
+Status allow_shared_bytes(Kernel kernel, size_t shared_bytes) {
+  return cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shared_bytes)),
+                     "cudaFuncSetAttribute");
 }
 
 template <int kBits, int kSlots>
 Status launch_slots(const EncodeLaunch& launch, cudaStream_t stream) {
-  const bool wide = launch.rotated && launch.lanes_max > kTileLanes && kSlots < 64;
-  const int lanes = wide ? kRotatedTileLanes : kTileLanes;
-  const size_t shared_bytes = tile_shared_bytes(lanes, 4 * kSlots, launch.rotated);
+  if (launch.rotated) {
+    if constexpr (kBits <= 2) {
+      const auto kernel = encode_rotated_kernel<kBits, kSlots>;
+      const bool wide = launch.lanes_max > kTileLanes && kSlots < 64;
+      const int lanes = wide ? kRotatedTileLanes : kTileLanes;
+      const size_t shared_bytes = tile_shared_bytes(lanes, 4 * kSlots, true);
+      VKV_TRY(allow_shared_bytes(kernel, shared_bytes));
+      kernel<<<launch_grid(launch, lanes), 4 * lanes, shared_bytes, stream>>>(launch);
+      return launch_status("encode_rotated_kernel");
+    }
+    return {Code::kUnsupported, "rotated K of more than 2 bits"};
+  }
   const auto kernel = encode_codes_kernel<kBits, kSlots>;
-  VKV_TRY(cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes)),
-                      "cudaFuncSetAttribute(encode_codes)"));
-  const uint32_t tiles = static_cast<uint32_t>((launch.lanes_max + lanes - 1) / lanes);
-  const uint32_t blocks = launch.part_count * static_cast<uint32_t>(launch.kv_heads_max) * tiles;
-  kernel<<<blocks, 4 * lanes, shared_bytes, stream>>>(launch);
+  const size_t shared_bytes = tile_shared_bytes(kTileLanes, 4 * kSlots, false);
+  VKV_TRY(allow_shared_bytes(kernel, shared_bytes));
+  kernel<<<launch_grid(launch, kTileLanes), 4 * kTileLanes, shared_bytes, stream>>>(launch);
   return launch_status("encode_codes_kernel");
 }
 

@@ -54,10 +54,9 @@ __device__ void report_bad_value(const EncodePart& part, int kv_head, uint64_t* 
 // A tile of 64 channels of one KV head, all tokens.
 __global__ void __launch_bounds__(kThreads) encode_halves_kernel(const EncodeLaunch launch) {
   __shared__ uint32_t transposed[kTokensMax * kStride / 2];
-  const int tiles = (launch.lanes_max + kChannels - 1) / kChannels;
-  const int channel_begin = static_cast<int>(blockIdx.x % tiles) * kChannels;
-  const int kv_head = static_cast<int>(blockIdx.x / tiles % launch.kv_heads_max);
-  const EncodePart& part = launch.parts[blockIdx.x / tiles / launch.kv_heads_max];
+  const int channel_begin = static_cast<int>(blockIdx.x) * kChannels;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const EncodePart& part = launch.parts[blockIdx.z];
   const int channels = padded_channels(part.head_dim);
   if (kv_head >= part.kv_heads || channel_begin >= channels) return;
 
@@ -111,9 +110,7 @@ __global__ void __launch_bounds__(kThreads) encode_halves_kernel(const EncodeLau
 }  // namespace
 
 Status launch_encode_halves(const EncodeLaunch& launch, cudaStream_t stream) {
-  const uint32_t tiles = static_cast<uint32_t>((launch.lanes_max + kChannels - 1) / kChannels);
-  const uint32_t blocks = launch.part_count * static_cast<uint32_t>(launch.kv_heads_max) * tiles;
-  encode_halves_kernel<<<blocks, kThreads, 0, stream>>>(launch);
+  encode_halves_kernel<<<launch_grid(launch, kChannels), kThreads, 0, stream>>>(launch);
   return launch_status("encode_halves_kernel");
 }
 

@@ -10,6 +10,14 @@
 
 namespace vkv {
 
+inline constexpr uint32_t kLaunchPartsMax = 65535;  // of a grid's z
+
+// Blocks of tiles of `lanes` lanes: tile, KV head, part.
+inline dim3 launch_grid(const EncodeLaunch& launch, int lanes) {
+  return dim3(static_cast<uint32_t>((launch.lanes_max + lanes - 1) / lanes),
+              static_cast<uint32_t>(launch.kv_heads_max), launch.part_count);
+}
+
 // Codes and, unless shared, headers of parts of one codec; all rotated, or none.
 Status launch_encode_i8(const EncodeLaunch& launch, cudaStream_t stream);
 Status launch_encode_i4(const EncodeLaunch& launch, cudaStream_t stream);

@@ -26,16 +26,16 @@ struct EncodeTile {
   int lanes;     // blockDim.x / 4
   void* shared;  // tile_shared_bytes()
 
+  __device__ bool exists() const { return kv_head < part.kv_heads && lane_begin < part.lanes(); }
+
   __device__ int lane() const { return threadIdx.x / 4; }  // in the tile
 };
 
-constexpr size_t tile_shared_bytes(int lanes, int samples, bool rotated) {
-  const size_t channels_by_samples = size_t{2} * samples * (lanes + 8);
-  const size_t tokens_by_samples = size_t{2} * lanes * (samples + 8);
-  const size_t floats = rotated ? size_t{4} * samples * (lanes + 4) : 0;
-  const size_t halves =
-      channels_by_samples > tokens_by_samples ? channels_by_samples : tokens_by_samples;
-  return halves > floats ? halves : floats;
+VKV_HD constexpr size_t tile_shared_bytes(int lanes, int samples, bool rotated) {
+  if (rotated) return size_t{4} * samples * (lanes + 4);
+  const size_t channels_are_lanes = size_t{2} * samples * (lanes + 8);
+  const size_t tokens_are_lanes = size_t{2} * lanes * (samples + 8);
+  return channels_are_lanes > tokens_are_lanes ? channels_are_lanes : tokens_are_lanes;
 }
 
 __device__ inline uint32_t shared_address(const void* pointer) {
@@ -65,25 +65,44 @@ __device__ inline void load_matrices(uint32_t (&pairs)[4], const void* row) {
                  : "memory");
 }
 
-// Tokens as rows of `columns` channels, zeros where there are none. `columns`: a power of two.
-template <int kColumns>
-__device__ inline void copy_tokens(const EncodeTile& tile, int row_begin, int row_count,
-                                   int channel_begin, uint16_t* target) {
-  constexpr int kChunks = kColumns / 8, kStride = kColumns + 8;
+// kRows tokens as rows of kColumns channels, zeros where there are none. Does not wait for them. A
+// thread always copies the same channels: what a row costs is one product and one copy.
+template <int kColumns, int kRows>
+__device__ inline void copy_tokens(const EncodeTile& tile, int row_begin, int channel_begin) {
+  constexpr int kChunks = kColumns / 8, kRowsAtOnce = 4 * kTileLanes / kChunks;
   const EncodePart& part = tile.part;
-  for (int i = threadIdx.x; i < row_count * kChunks; i += blockDim.x) {
-    const int row = i / kChunks, channel = i % kChunks * 8;
-    const bool exists = row_begin + row < part.row_count && channel_begin + channel < part.head_dim;
-    const uint16_t* source =
-        exists ? part.token(tile.kv_head, row_begin + row) + channel_begin + channel : part.source;
-    copy_16_bytes(target + row * kStride + channel, source, exists);
+  const int first = threadIdx.x / kChunks, column = threadIdx.x % kChunks * 8;
+  const int channel = channel_begin + column;
+  const int row_count = channel < part.head_dim ? part.row_count - row_begin : 0;
+  const uint32_t stride = static_cast<uint32_t>(part.kv_heads) * part.head_dim;
+  const uint32_t* rows = part.rows == nullptr ? nullptr : part.rows + row_begin;
+  const uint32_t first_row = part.first_row + static_cast<uint32_t>(row_begin);
+  const uint16_t* source = part.source + tile.kv_head * part.head_dim + channel;
+  uint16_t* target = static_cast<uint16_t*>(tile.shared) + first * (kColumns + 8) + column;
+#pragma unroll
+  for (int i = 0; i < kRows; i += kRowsAtOnce) {
+    const int index = i + first;
+    const bool exists = index < row_count;
+    uint32_t row = first_row + static_cast<uint32_t>(index);
+    if (rows != nullptr && exists) row = rows[index];
+    const uint16_t* values = source + static_cast<uint64_t>(row) * stride;
+    copy_16_bytes(target + i * (kColumns + 8), exists ? values : part.source, exists);
   }
+}
+
+// Brings a tile that is not rotated into its shared memory.
+template <int kSlots>
+__device__ inline void copy_tile(const EncodeTile& tile) {
+  if (tile.part.lanes_are_tokens)
+    copy_tokens<4 * kSlots, kTileLanes>(tile, tile.lane_begin, 0);
+  else
+    copy_tokens<kTileLanes, 4 * kSlots>(tile, 0, tile.lane_begin);
   wait_for_copies();
   __syncthreads();
 }
 
 // x[8 * i + 2 * j + e] of 32 samples is value e of matrix j.
-template <bool kTransposed, int kSlots>
+template <bool kTransposed, bool kBfloat, int kSlots>
 __device__ inline void read_halves(const EncodeTile& tile, const uint16_t* halves, float mean,
                                    float (&x)[kSlots]) {
   const int thread = threadIdx.x % 32, warp_lane = threadIdx.x / 32 * 8;
@@ -96,11 +115,21 @@ __device__ inline void read_halves(const EncodeTile& tile, const uint16_t* halve
     load_matrices<kTransposed>(pairs, row + i * 32 * (kTransposed ? stride : 1));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float2 values = floats_from_pair(pairs[j], tile.part.bfloat);
+      const float2 values = floats_from_pair(pairs[j], kBfloat);
       x[8 * i + 2 * j] = values.x - mean;
       x[8 * i + 2 * j + 1] = values.y - mean;
     }
   }
+}
+
+// One branch a tile instead of one a pair.
+template <bool kTransposed, int kSlots>
+__device__ inline void read_halves(const EncodeTile& tile, float mean, float (&x)[kSlots]) {
+  const uint16_t* halves = static_cast<const uint16_t*>(tile.shared);
+  if (tile.part.bfloat)
+    read_halves<kTransposed, true, kSlots>(tile, halves, mean, x);
+  else
+    read_halves<kTransposed, false, kSlots>(tile, halves, mean, x);
 }
 
 // Rotates whole rows and keeps the tile's channels of them.
@@ -131,25 +160,23 @@ __device__ inline void read_rotated(const EncodeTile& tile, float* floats, float
     x[slot] = exists ? column[(8 * (slot / 2) + slot % 2) * stride] : 0.0f;
 }
 
-// The thread's samples of its lane. Samples that do not exist are as the first.
-template <int kSlots, bool kFull>
+// The thread's samples of its lane. Samples that do not exist are as the first. A tile that is not
+// rotated has been copied.
+template <int kSlots, bool kFull, bool kRotated>
 __device__ inline RegisterLane<kSlots, kFull> load_lane(const EncodeTile& tile) {
   const EncodePart& part = tile.part;
   RegisterLane<kSlots, kFull> lane;
   lane.sample_count = part.samples();
   lane.quarter = threadIdx.x % 4;
-  uint16_t* halves = static_cast<uint16_t*>(tile.shared);
-  if (part.rotated) {
+  if constexpr (kRotated) {
     read_rotated<kSlots>(tile, static_cast<float*>(tile.shared), lane.x);
   } else if (part.lanes_are_tokens) {
-    copy_tokens<4 * kSlots>(tile, tile.lane_begin, tile.lanes, 0, halves);
-    read_halves<false, kSlots>(tile, halves, 0.0f, lane.x);
+    read_halves<false, kSlots>(tile, 0.0f, lane.x);
   } else {
-    copy_tokens<kTileLanes>(tile, 0, 4 * kSlots, tile.lane_begin, halves);
     const int channel = tile.lane_begin + tile.lane();
     const bool centred = part.mean != nullptr && channel < part.head_dim;
     const float mean = centred ? part.mean[tile.kv_head * part.head_dim + channel] : 0.0f;
-    read_halves<true, kSlots>(tile, halves, mean, lane.x);
+    read_halves<true, kSlots>(tile, mean, lane.x);
   }
   if constexpr (!kFull) {
     const float first = __shfl_sync(kAllLanes, lane.x[0], 0, 4);
