@@ -21,26 +21,54 @@ template <int kSlots>
 inline constexpr int kRotatedThreads = kSlots == 64 ? 4 * kTileLanes : 4 * kRotatedTileLanes;
 
 template <int kBits>
-__device__ inline uint32_t code_of(float value, const ShrunkScale& s, float middle) {
-  if constexpr (kBits == 1) return value >= middle ? 1u : 0u;
+__device__ inline uint32_t code_of(float value, const ShrunkScale& s) {
   return __float_as_uint(
       biased_code(value, s.zero, s.inverse, static_cast<float>(code_max(kBits))));
 }
 
+// I1: the codes of samples 32 * i + 8 * j + 2 * q + e, j = 0 .. 3, are bits of one byte for each e
+// where lanes are columns of the matrix, and of two where they are rows: those planes of a word
+// that lie in one lane.
+template <bool kLanesAreColumns, int kSlots, bool kFull>
+__device__ inline void store_signs(const RegisterLane<kSlots, kFull>& lane, float middle,
+                                   uint8_t* target) {
+  const auto bit = [&](int slot, uint32_t value) {
+    return lane.has(slot) && lane.x[slot] >= middle ? value : 0u;
+  };
+  const auto pair = [&](int m, int plane) {
+    return bit(2 * m, 1u << plane) | bit(2 * m + 1, 0x100u << plane);
+  };
+#pragma unroll
+  for (int m = 0; m < kSlots / 2; m += 4) {
+    uint16_t* bytes = reinterpret_cast<uint16_t*>(target + 8 * m);
+    if constexpr (kLanesAreColumns) {
+      bytes[0] =
+          static_cast<uint16_t>(pair(m, 0) | pair(m + 1, 1) | pair(m + 2, 4) | pair(m + 3, 5));
+    } else {
+      bytes[0] = static_cast<uint16_t>(pair(m, 0) | pair(m + 2, 2));
+      bytes[4] = static_cast<uint16_t>(pair(m + 1, 0) | pair(m + 3, 2));
+    }
+  }
+}
+
 // The tile's codes as bytes: [tile.lanes][4 * kSlots + 8].
-template <int kBits, int kSlots, bool kFull>
+template <int kBits, bool kLanesAreColumns, int kSlots, bool kFull>
 __device__ inline void store_codes(const RegisterLane<kSlots, kFull>& lane,
                                    const HeaderEntry& entry, uint8_t* codes) {
   const float scale = device_float_from_half(entry.scale);
   const float zero = device_float_from_half(entry.zero);
-  const ShrunkScale s = {scale, zero, inverse_scale(scale)};
-  // encode_sign() of codec.h: where scale is 0 no value reaches the middle.
-  const float middle = scale == 0.0f ? __int_as_float(0x7f800000) : zero + 0.5f * scale;
   uint8_t* target = codes + threadIdx.x / 4 * (4 * kSlots + 8) + 2 * lane.quarter;
+  if constexpr (kBits == 1) {
+    // encode_sign() of codec.h: where scale is 0 no value reaches the middle.
+    const float middle = scale == 0.0f ? __int_as_float(0x7f800000) : zero + 0.5f * scale;
+    store_signs<kLanesAreColumns>(lane, middle, target);
+    return;
+  }
+  const ShrunkScale s = {scale, zero, inverse_scale(scale)};
 #pragma unroll
   for (int m = 0; m < kSlots / 2; ++m) {
-    const uint32_t even = code_of<kBits>(lane.x[2 * m], s, middle);
-    const uint32_t odd = code_of<kBits>(lane.x[2 * m + 1], s, middle);
+    const uint32_t even = code_of<kBits>(lane.x[2 * m], s);
+    const uint32_t odd = code_of<kBits>(lane.x[2 * m + 1], s);
     uint32_t pair = __byte_perm(even, odd, 0x0040);
     if (!lane.has(2 * m)) pair = 0;
     if (!lane.has(2 * m + 1)) pair &= 0xffu;
@@ -73,13 +101,23 @@ __device__ inline HeaderEntry make_entry(const EncodeTile& tile,
   return entry;
 }
 
+// Codes as bytes in shared memory, then as words in the record, in the order of code_position().
+template <int kBits, bool kLanesAreColumns, int kSlots, bool kFull>
+__device__ inline void store_tile(const EncodeTile& tile, const RegisterLane<kSlots, kFull>& lane,
+                                  const HeaderEntry& entry) {
+  uint8_t* codes = static_cast<uint8_t*>(tile.shared);
+  store_codes<kBits, kLanesAreColumns>(lane, entry, codes);
+  __syncthreads();
+  store_packed<kBits, kSlots, kLanesAreColumns>(tile, codes);
+}
+
 template <int kBits, int kSlots, bool kRotated, bool kFull>
 __device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error) {
   // 1. All samples into registers.
   const RegisterLane<kSlots, kFull> lane = load_lane<kSlots, kFull, kRotated>(tile);
   LaneRange range;
   if constexpr (kBits == 1)
-    range = lane.flags();
+    range = lane.sum_range();
   else
     range = lane.range();
 
@@ -89,17 +127,12 @@ __device__ inline void encode_tile(const EncodeTile& tile, uint64_t* first_error
     return;
   }
 
-  // 3. Scales, then codes as bytes.
+  // 3. Scales, then codes.
   const HeaderEntry entry = make_entry<kBits>(tile, lane, range, first_error);
-  uint8_t* codes = static_cast<uint8_t*>(tile.shared);
-  store_codes<kBits>(lane, entry, codes);
-  __syncthreads();
-
-  // 4. Bytes to words, in the order of code_position().
   if (tile.part.is_v && !tile.part.lanes_are_tokens)
-    store_packed<kBits, kSlots, false>(tile, codes);
+    store_tile<kBits, false>(tile, lane, entry);
   else
-    store_packed<kBits, kSlots, true>(tile, codes);
+    store_tile<kBits, true>(tile, lane, entry);
 }
 
 template <int kBits, int kSlots, bool kRotated>

@@ -82,7 +82,10 @@ struct SegmentLane {
       upper += x >= middle ? x : 0.0f;
       lower += x >= middle ? 0.0f : x;
     });
-    return {tree(upper_count), tree(upper), tree(lower)};
+    upper_count = tree(upper_count);
+    upper = tree(upper);
+    lower = tree(lower);
+    return {upper_count, upper / upper_count, lower / (static_cast<float>(count()) - upper_count)};
   }
 
   template <int kBits>
@@ -91,12 +94,14 @@ struct SegmentLane {
   }
 
   __device__ LaneRange range() const {
+    const bool is_1_bit = values.part.codec == Codec::kI1;
     const float first = channel < values.part.head_dim ? values.at(0, channel, mean) : 0.0f;
     float min = first, max = first;
     for_each([&](float x) { min = least_or_nan(min, x), max = greatest_or_nan(max, x); });
     min = over_threads(min, least_or_nan);
     max = over_threads(max, greatest_or_nan);
-    return {min, max, first, min == max, is_finite(min) && is_finite(max)};
+    const float sum = is_1_bit ? sum_of([](float x) { return x; }) : 0.0f;
+    return {min, max, sum, first, min == max, is_finite(min) && is_finite(max)};
   }
 };
 

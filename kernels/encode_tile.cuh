@@ -207,6 +207,12 @@ struct TilePacking {
   static constexpr int kWords = 4 * kRowTiles / kPlanes;  // as in code_position()
   static constexpr int kQuads = kWords * 8;               // uint4s of a row group and column tile
 
+  // Of I1, bytes hold what planes one thread has (store_signs()): its samples 8, 16 and 24 on.
+  template <bool kLanesAreColumns>
+  __device__ static constexpr bool is_packed(int reg) {
+    return kBits == 1 && (kLanesAreColumns ? reg % 2 != 0 || reg / 4 != 0 : reg / 2 % 2 != 0);
+  }
+
   // Four words of rows 4 * h .. 4 * h + 3 and columns 4 * t .. 4 * t + 3, in all planes of word
   // w. `codes`: of the group's and column tile's first lane and sample; lanes are `stride` apart.
   template <bool kLanesAreColumns>
@@ -215,6 +221,7 @@ struct TilePacking {
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
       const int reg = w * kPlanes + plane;
+      if (kBits == 1 && is_packed<kLanesAreColumns>(plane)) continue;
       const int row = reg / 4 * 16 + reg % 2 * 8 + 4 * h, column = reg / 2 % 2 * 16 + 4 * t;
       const uint8_t* quad =
           kLanesAreColumns ? codes + column * stride + row : codes + row * stride + column;

@@ -9,7 +9,7 @@
 //
 //   count()               samples
 //   sum_of(term)          the sum of term(x), in the order of codec.h
-//   split_at(middle)      samples from `middle` on, and the sums of these and of the others
+//   split_at(middle)      samples from `middle` on, and the means of these and of the others
 //   candidates<bits>(r)   a function of a step: the ShrunkScale of that candidate
 //
 // No branch here depends on a lane's values, so that its neighbours may share a warp.
@@ -21,13 +21,14 @@
 namespace vkv {
 
 struct LaneRange {
-  float min, max;  // I1 does without
+  float min, max;  // not of I1
+  float sum;       // of I1 only
   float first;     // the first sample: which of +0 and -0 a constant lane holds
   bool constant, finite;
 };
 
 struct LaneSplit {
-  float upper_count, upper_sum, lower_sum;
+  float upper_count, upper, lower;  // means; not numbers of use where their side is empty
 };
 
 // A candidate, rounded to fp16, and what values are multiplied with.
@@ -63,17 +64,16 @@ __device__ inline ShrunkScale shrunk_candidate(const LaneRange& range, int step)
 }
 
 template <class Lane>
-__device__ inline ChannelScale sign_scale(const Lane& lane) {
+__device__ inline ChannelScale sign_scale(const Lane& lane, float sum) {
   const float count = static_cast<float>(lane.count());
-  const float mean = lane.sum_of([](float x) { return x; }) / count;
+  const float mean = sum / count;
   const float spread = lane.sum_of([=](float x) { return fabsf(x - mean); }) / count;
   ChannelScale s = {2.0f * spread, mean - spread};
   for (int step = 0; step < kLevelSteps; ++step) {
     // Where one side is empty nothing changes, nor would it in the steps that codec.h leaves out.
     const LaneSplit split = lane.split_at(s.zero + 0.5f * s.scale);
-    const float upper = split.upper_sum / split.upper_count;
-    const float lower = split.lower_sum / (count - split.upper_count);
-    if (split.upper_count != 0.0f && split.upper_count != count) s = {upper - lower, lower};
+    if (split.upper_count != 0.0f && split.upper_count != count)
+      s = {split.upper - split.lower, split.lower};
   }
   return rounded(s);
 }
@@ -97,7 +97,7 @@ template <int kBits, class Lane>
 __device__ inline ChannelScale lane_scale(const Lane& lane, const LaneRange& range) {
   ChannelScale s;
   if constexpr (kBits == 1)
-    s = sign_scale(lane);
+    s = sign_scale(lane, range.sum);
   else if constexpr (kBits == 8)
     s = rounded(shrunk_scale(range.min, range.max - range.min, 1.0f, 255.0f));
   else

@@ -67,7 +67,12 @@ struct RegisterLane {
       if (has(slot)) add_to_side(x[slot], middle, upper_count, upper[slot % 8], lower[slot % 8]);
     upper_count += __shfl_xor_sync(kAllLanes, upper_count, 1);
     upper_count += __shfl_xor_sync(kAllLanes, upper_count, 2);
-    return {upper_count, tree_sum(upper), tree_sum(lower)};
+    // Each of the four threads makes one of the two divisions.
+    const float upper_sum = tree_sum(upper), lower_sum = tree_sum(lower);
+    const bool is_upper = quarter % 2 == 0;
+    const float mean = (is_upper ? upper_sum : lower_sum) /
+                       (is_upper ? upper_count : static_cast<float>(count()) - upper_count);
+    return {upper_count, __shfl_sync(kAllLanes, mean, 0, 4), __shfl_sync(kAllLanes, mean, 1, 4)};
   }
 
   // Each of the four threads works out a quarter of the candidates: two divisions each.
@@ -94,7 +99,7 @@ struct RegisterLane {
   }
 
   __device__ LaneRange range() const {
-    LaneRange range = {x[0], x[0], __shfl_sync(kAllLanes, x[0], 0, 4), false, false};
+    LaneRange range = {x[0], x[0], 0.0f, __shfl_sync(kAllLanes, x[0], 0, 4), false, false};
 #pragma unroll
     for (int slot = 1; slot < kSlots; ++slot) {
       range.min = least_or_nan(range.min, x[slot]);
@@ -110,24 +115,23 @@ struct RegisterLane {
     return range;
   }
 
-  // The same without min and max, for which comparisons would be the limit of I1: bits that differ
-  // from the first sample's, and products with 0, which are NaN where a value is not finite.
-  __device__ LaneRange flags() const {
-    const float first = __shfl_sync(kAllLanes, x[0], 0, 4);
-    uint32_t different = 0;
-    float zero = 0.0f;
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      different |= __float_as_uint(x[slot]) ^ __float_as_uint(first);
-      zero = __fmaf_rn(x[slot], 0.0f, zero);
+  // The same for I1, of which comparisons are the limit: values are all finite where their sum is,
+  // and looked at one by one only where it is not, or where some lane of the warp may be constant.
+  __device__ LaneRange sum_range() const {
+    LaneRange range = {};
+    range.first = __shfl_sync(kAllLanes, x[0], 0, 4);
+    range.sum = sum_of([](float value) { return value; });
+    range.finite = is_finite(range.sum);
+    // Samples that are all alike give a sum that is off by less than 2^-19 of itself.
+    const float count_times_first = static_cast<float>(count()) * range.first;
+    const float bound = 0x1p-18f * fabsf(count_times_first) + 0x1p-120f;
+    const bool constant = fabsf(range.sum - count_times_first) <= bound;
+    if (__any_sync(kAllLanes, constant || !range.finite)) {
+      const LaneRange exact = this->range();
+      range.constant = exact.constant;
+      range.finite = exact.finite;
     }
-#pragma unroll
-    for (int step = 1; step <= 2; step *= 2) {
-      different |= __shfl_xor_sync(kAllLanes, different, step);
-      zero += __shfl_xor_sync(kAllLanes, zero, step);
-    }
-    const bool zeros_of_both_signs = first == 0.0f && different == 0x80000000u;
-    return {first, first, first, different == 0 || zeros_of_both_signs, zero == 0.0f};
+    return range;
   }
 };
 
