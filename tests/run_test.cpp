@@ -449,6 +449,11 @@ TEST_F(Run, bench_encode_compares_every_codec_with_memcpy) {
   for (const char* words : {"memcpy", "F16 / F16", "I8 / I8", "I4 / I4", "I2 / I2", "I1 / I1"}) {
     EXPECT_NE(text.out.find(words), std::string::npos) << words << "\n" << text.out;
   }
+  // Without a GPU an error says why there is none.
+  const ProgramResult gpu =
+      vkv({"bench", "encode", "--device", "cuda", "--blocks", "3", "--repetitions", "1"});
+  EXPECT_EQ(gpu.exit_status == 0, gpu.out.find("of read") != std::string::npos) << gpu.err;
+  EXPECT_EQ(gpu.exit_status == 0, gpu.err.empty()) << gpu.err;
   const ProgramResult refused = vkv({"bench", "encode", "--head-dim", "60"});
   EXPECT_EQ(refused.exit_status, 2);
   EXPECT_NE(refused.err.find("head_dim"), std::string::npos) << refused.err;

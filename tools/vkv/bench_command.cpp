@@ -18,6 +18,7 @@ depend on what else runs: look at the fraction of the limit, not at the speed al
 Examples:
   vkv bench encode               all threads, 512 MiB of K and V
   vkv bench encode --threads 1   one thread: what the arithmetic takes
+  vkv bench encode --device cuda --blocks 1024
   vkv bench encode --json        for scripts)";
 
 constexpr const char* kEncodeAbout = R"(
@@ -26,7 +27,12 @@ Encodes blocks of 128 tokens that lie in memory, not in a cache, and prints for 
   of memcpy        that speed against memcpy of 256 MiB by the same threads
   ns/value         all threads together
   ns/value cached  the same when four blocks are encoded again and again: what the arithmetic takes.
-                   Where it is close to ns/value, the arithmetic is the limit, else the memory.)";
+                   Where it is close to ns/value, the arithmetic is the limit, else the memory.
+With --device cuda the limit is a kernel that only reads:
+  MB               16-bit K and V read, and records written
+  us, GB/s         of the device, for these bytes
+  of read          that speed against reading
+  host us          until the call returned)";
 
 }  // namespace
 
@@ -37,6 +43,9 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
   encode->footer(kEncodeAbout);
   BenchEncodeArguments& a = arguments.encode;
+  encode->add_option("--device", a.device, "What encodes")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   encode->add_option("--threads", a.threads, "Threads; 0: all that the process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -56,7 +65,9 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
 
 int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   Status status;
-  if (command.got_subcommand("encode")) status = bench_encode(arguments.encode);
+  if (command.got_subcommand("encode"))
+    status = arguments.encode.device == "cuda" ? bench_encode_gpu(arguments.encode)
+                                               : bench_encode(arguments.encode);
   if (status.ok()) return kExitDone;
   spdlog::error("{}", status.message());
   return status.code() == Code::kInvalidArgument ? kExitUsage : kExitSomeFailed;

@@ -6,13 +6,16 @@
 // of the speed of memcpy, which reads and writes one byte each.
 #pragma once
 
+#include <string>
+
 #include "vkv/status.h"
 
 namespace vkv {
 
 struct BenchEncodeArguments {
-  int threads = 0;    // 0: all that the process may use
-  int blocks = 2048;  // of 128 tokens; each 256 KiB of K and V at the default shape
+  std::string device = "cpu";  // or "cuda": CUDA's current one
+  int threads = 0;             // 0: all that the process may use; CPU only
+  int blocks = 2048;           // of 128 tokens; each 256 KiB of K and V at the default shape
   int kv_heads = 4;
   int head_dim = 128;
   int repetitions = 3;  // the median counts
@@ -22,5 +25,9 @@ struct BenchEncodeArguments {
 // Prints a row a codec pair to standard output.
 // Errors: kInvalidArgument for a shape that cannot be, kOutOfMemory.
 Status bench_encode(const BenchEncodeArguments& arguments);
+
+// The same on the GPU, against reads of its memory (kernels/encode_bench.h).
+// Errors: as above, and kUnsupported without CUDA or a GPU, kCuda.
+Status bench_encode_gpu(const BenchEncodeArguments& arguments);
 
 }  // namespace vkv
