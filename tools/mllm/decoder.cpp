@@ -2,12 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/decoder.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
+#include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
-#include "tools/mllm/weight_loader.h"
 
 namespace vkv {
 namespace {
@@ -15,10 +13,6 @@ namespace {
 // Rows that go through the linear layers at once: enough to fill the matrix units, and the wide
 // activations of a 7B model (19k floats a row) stay under 80 MB.
 constexpr int64_t kChunkRows = 1024;
-
-// The cache ranks visual tokens by what the last so many queries of a window look at: it gets them
-// even where no logits are asked for.
-constexpr int64_t kSaliencyQueries = 64;
 
 size_t values(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
 
@@ -56,29 +50,16 @@ struct Decoder::Buffers {
 
 Result<Decoder::Layer> Decoder::load_layer(const TextConfig& text, const WeightLoader& loader,
                                            int index) {
-  const std::string prefix = fmt::format("layers.{}.", index);
-  const int hidden = text.hidden, wide = text.intermediate;
-  const int q_width = text.q_heads * text.head_dim, kv_width = text.kv_heads * text.head_dim;
-  const auto linear = [&](const char* name, int outputs, int inputs, bool bias,
-                          Activation activation = Activation::kNone) {
-    return loader.linear(
-        prefix + name,
-        {.outputs = outputs, .inputs = inputs, .bias = bias, .activation = activation});
-  };
-  if (!text.qkv_bias && loader.contains(prefix + "self_attn.q_proj.bias"))
-    return Status(Code::kInvalidArgument,
-                  fmt::format("{}self_attn.q_proj has a bias, which a llama decoder has not: "
-                              "model_type of text_config is another",
-                              prefix));
-  VKV_TRY_ASSIGN(attention_norm, loader.floats(prefix + "input_layernorm.weight", {hidden}));
-  VKV_TRY_ASSIGN(mlp_norm, loader.floats(prefix + "post_attention_layernorm.weight", {hidden}));
-  VKV_TRY_ASSIGN(q, linear("self_attn.q_proj", q_width, hidden, text.qkv_bias));
-  VKV_TRY_ASSIGN(k, linear("self_attn.k_proj", kv_width, hidden, text.qkv_bias));
-  VKV_TRY_ASSIGN(v, linear("self_attn.v_proj", kv_width, hidden, text.qkv_bias));
-  VKV_TRY_ASSIGN(o, linear("self_attn.o_proj", hidden, q_width, false));
-  VKV_TRY_ASSIGN(gate, linear("mlp.gate_proj", wide, hidden, false, Activation::kSilu));
-  VKV_TRY_ASSIGN(up, linear("mlp.up_proj", wide, hidden, false));
-  VKV_TRY_ASSIGN(down, linear("mlp.down_proj", hidden, wide, false));
+  VKV_TRY_ASSIGN(tensors, decoder_layer_tensors(text, loader, index));
+  VKV_TRY_ASSIGN(attention_norm, loader.floats(tensors.attention_norm, {text.hidden}));
+  VKV_TRY_ASSIGN(mlp_norm, loader.floats(tensors.mlp_norm, {text.hidden}));
+  VKV_TRY_ASSIGN(q, loader.linear(tensors.q));
+  VKV_TRY_ASSIGN(k, loader.linear(tensors.k));
+  VKV_TRY_ASSIGN(v, loader.linear(tensors.v));
+  VKV_TRY_ASSIGN(o, loader.linear(tensors.o));
+  VKV_TRY_ASSIGN(gate, loader.linear(tensors.gate));
+  VKV_TRY_ASSIGN(up, loader.linear(tensors.up));
+  VKV_TRY_ASSIGN(down, loader.linear(tensors.down));
   return Layer{std::move(attention_norm),
                std::move(mlp_norm),
                std::move(q),
@@ -92,28 +73,19 @@ Result<Decoder::Layer> Decoder::load_layer(const TextConfig& text, const WeightL
 
 Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights) {
   const TextConfig& text = config.text;
-  VKV_TRY_ASSIGN(loader,
-                 WeightLoader::make(&weights, "embed_tokens.weight",
-                                    {"language_model.model.", "model.language_model.", "model."}));
-  VKV_TRY_ASSIGN(embedding, loader.floats("embed_tokens.weight", {text.vocabulary, text.hidden}));
-
-  // The output matrix: its own, or the embedding again.
+  VKV_TRY_ASSIGN(tensors, decoder_tensors(text, weights));
+  const WeightLoader& loader = tensors.loader;
+  VKV_TRY_ASSIGN(embedding,
+                 loader.floats(DecoderTensors::kEmbedding, {text.vocabulary, text.hidden}));
   std::vector<float> head_weight;
-  for (const char* name : {"language_model.lm_head.weight", "lm_head.weight"}) {
-    if (text.tied_embeddings || !weights.contains(name)) continue;
-    VKV_TRY_ASSIGN(own, weights.floats(name, {text.vocabulary, text.hidden}));
+  if (!tensors.head.empty()) {
+    VKV_TRY_ASSIGN(own, weights.floats(tensors.head, {text.vocabulary, text.hidden}));
     head_weight = std::move(own);
-    break;
   }
-  if (head_weight.empty() && !text.tied_embeddings)
-    return Status(Code::kNotFound,
-                  fmt::format("{}: the weights have no lm_head.weight, and config.json does not "
-                              "say tie_word_embeddings",
-                              weights.path()));
   VKV_TRY_ASSIGN(
       head, Linear::make(text.vocabulary, text.hidden,
                          head_weight.empty() ? embedding : head_weight, {}, Activation::kNone));
-  VKV_TRY_ASSIGN(final_norm, loader.floats("norm.weight", {text.hidden}));
+  VKV_TRY_ASSIGN(final_norm, loader.floats(DecoderTensors::kFinalNorm, {text.hidden}));
 
   Decoder decoder(config, std::move(head));
   decoder.embedding_ = std::move(embedding);
@@ -127,32 +99,6 @@ Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights)
     decoder.layers_.push_back(std::move(layer));
   }
   return decoder;
-}
-
-Status Decoder::check(const ForwardRequest& request) const {
-  const auto invalid = [](const std::string& what) {
-    return Status(Code::kInvalidArgument, "forward: " + what);
-  };
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
-  if (token_count == 0) return invalid("no tokens");
-  if (request.roles.size() != request.tokens.size()) return invalid("roles and tokens differ");
-  if (request.position < 0 || request.position + token_count > config_.text.positions_max)
-    return invalid(fmt::format("tokens {} to {} do not fit the model's {} positions",
-                               request.position, request.position + token_count,
-                               config_.text.positions_max));
-  if (request.logit_count < 0 || request.logit_count > token_count)
-    return invalid(fmt::format("{} logits of {} tokens", request.logit_count, token_count));
-  size_t image_tokens = 0;
-  for (const int32_t token : request.tokens) {
-    if (token < 0 || token >= config_.text.vocabulary)
-      return invalid(
-          fmt::format("token {}; the vocabulary has {}", token, config_.text.vocabulary));
-    if (token == config_.image_token) ++image_tokens;
-  }
-  if (image_tokens * static_cast<size_t>(config_.text.hidden) != request.visual.size())
-    return invalid(fmt::format("{} image tokens, {} visual embeddings", image_tokens,
-                               request.visual.size() / static_cast<size_t>(config_.text.hidden)));
-  return {};
 }
 
 void Decoder::embed(const ForwardRequest& request, float* x) const {
@@ -229,7 +175,6 @@ Result<std::vector<float>> Decoder::logits(const float* x, int64_t row_count) {
 
 Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& request,
                                             const Watch& watch) {
-  VKV_TRY(check(request));
   const auto token_count = static_cast<int64_t>(request.tokens.size());
   const int64_t first_logit = token_count - request.logit_count;
   Buffers buffers(config_.text, request.position, token_count);
@@ -240,8 +185,7 @@ Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& 
     VKV_TRY(project_qkv(layers_[index], buffers, token_count, watch));
     // Past the last layer only the tokens whose logits are asked for go on.
     const bool is_last = index + 1 == layers_.size();
-    const int64_t first_query =
-        is_last ? std::min(first_logit, std::max<int64_t>(0, token_count - kSaliencyQueries)) : 0;
+    const int64_t first_query = is_last ? first_query_of_last_layer(request) : 0;
     VKV_TRY(attend(cache, static_cast<int>(index), request, first_query, buffers));
     VKV_TRY(finish_layer(layers_[index], buffers, is_last ? first_logit : 0, token_count, watch));
     watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);

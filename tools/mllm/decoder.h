@@ -5,10 +5,12 @@
 #include <span>
 #include <vector>
 
+#include "tools/mllm/forward_request.h"
 #include "tools/mllm/linear.h"
-#include "tools/mllm/model.h"
 #include "tools/mllm/model_config.h"
+#include "tools/mllm/watch.h"
 #include "tools/mllm/weights.h"
+#include "vkv/cache.h"
 
 namespace vkv {
 
@@ -18,7 +20,7 @@ class Decoder {
   // Errors: those of Weights::floats, naming the tensor.
   static Result<Decoder> load(const ModelConfig& config, const Weights& weights);
 
-  // As Model::forward. Progress counts tokens x layers.
+  // As Model::forward, of a valid request. Progress counts tokens x layers.
   //
   // Layer by layer over all tokens of the request, so that K and V of a window are 16-bit in one
   // layer at a time; inside a layer, what is wide (the MLP) goes by row chunks.
@@ -38,7 +40,6 @@ class Decoder {
 
   static Result<Layer> load_layer(const TextConfig& text, const class WeightLoader& loader,
                                   int index);
-  Status check(const ForwardRequest& request) const;
   void embed(const ForwardRequest& request, float* x) const;
   Status project_qkv(Layer& layer, Buffers& buffers, int64_t token_count, const Watch& watch);
   Status attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first,

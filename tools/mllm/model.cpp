@@ -53,11 +53,13 @@ Result<std::vector<float>> Model::encode_images(std::span<const std::vector<floa
   if (!parts_->vision)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
+  VKV_TRY(validate_images(images, parts_->config.vision));
   return parts_->arena.execute([&] { return parts_->vision->encode(images, watch); });
 }
 
 Result<std::vector<float>> Model::forward(Cache& cache, const ForwardRequest& request,
                                           const Watch& watch) {
+  VKV_TRY(validate(request, parts_->config));
   return parts_->arena.execute([&] { return parts_->decoder->forward(cache, request, watch); });
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/mllm/forward_request.h"
 #include "tools/mllm/model_config.h"
 #include "tools/mllm/watch.h"
 #include "vkv/cache.h"
@@ -19,17 +20,6 @@ namespace vkv {
 
 struct ModelOptions {
   int threads = 0;  // of vision tower and linear layers; 0: all that the process may use
-};
-
-// Tokens that follow those already in a sequence.
-struct ForwardRequest {
-  SequenceId sequence{};
-  int64_t position = 0;             // of the first token: tokens that the sequence has already
-  std::span<const int32_t> tokens;  // [token_count], at least one
-  std::span<const Role> roles;      // [token_count]
-  std::span<const float> visual;    // [visual_count, hidden]: rows for the image tokens, in order
-  int logit_count = 1;              // logits of the last so many tokens; 0..token_count
-  bool ends_window = false;         // see AttendRequest
 };
 
 // One call at a time; a call may use all threads.

@@ -2,14 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/vision.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "cpu/parallel.h"
+#include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
-#include "tools/mllm/weight_loader.h"
 
 namespace vkv {
 namespace {
@@ -37,81 +35,49 @@ struct VisionTower::Buffers {
   std::vector<float> wide;               // [rows, intermediate], or the patches' pixels
 };
 
+Result<VisionTower::Norm> VisionTower::load_norm(const WeightLoader& loader,
+                                                 const std::string& name, int hidden) {
+  VKV_TRY_ASSIGN(weight, loader.floats(name + ".weight", {hidden}));
+  VKV_TRY_ASSIGN(bias, loader.floats(name + ".bias", {hidden}));
+  return Norm{std::move(weight), std::move(bias)};
+}
+
 Result<VisionTower::Layer> VisionTower::load_layer(const VisionConfig& vision,
                                                    const WeightLoader& loader, int index) {
-  const std::string prefix = fmt::format("encoder.layers.{}.", index);
-  const int hidden = vision.hidden;
-  const auto vector = [&](const char* name) { return loader.floats(prefix + name, {hidden}); };
-  VKV_TRY_ASSIGN(weight1, vector("layer_norm1.weight"));
-  VKV_TRY_ASSIGN(bias1, vector("layer_norm1.bias"));
-  VKV_TRY_ASSIGN(weight2, vector("layer_norm2.weight"));
-  VKV_TRY_ASSIGN(bias2, vector("layer_norm2.bias"));
-
-  const WeightLoader::LinearShape square = {.outputs = hidden, .inputs = hidden, .bias = true};
+  const VisionLayerTensors tensors = vision_layer_tensors(vision, index);
+  VKV_TRY_ASSIGN(norm1, load_norm(loader, tensors.norm1, vision.hidden));
+  VKV_TRY_ASSIGN(norm2, load_norm(loader, tensors.norm2, vision.hidden));
   // The softmax scale goes into q: one pass over the scores less.
-  WeightLoader::LinearShape scaled = square;
-  scaled.scale = 1.0f / std::sqrt(static_cast<float>(hidden / vision.heads));
-  VKV_TRY_ASSIGN(q, loader.linear(prefix + "self_attn.q_proj", scaled));
-  VKV_TRY_ASSIGN(k, loader.linear(prefix + "self_attn.k_proj", square));
-  VKV_TRY_ASSIGN(v, loader.linear(prefix + "self_attn.v_proj", square));
-  VKV_TRY_ASSIGN(out, loader.linear(prefix + "self_attn.out_proj", square));
-  VKV_TRY_ASSIGN(up, loader.linear(prefix + "mlp.fc1", {.outputs = vision.intermediate,
-                                                        .inputs = hidden,
-                                                        .bias = true,
-                                                        .activation = vision.activation}));
-  VKV_TRY_ASSIGN(down,
-                 loader.linear(prefix + "mlp.fc2",
-                               {.outputs = hidden, .inputs = vision.intermediate, .bias = true}));
-  return Layer{{std::move(weight1), std::move(bias1)},
-               {std::move(weight2), std::move(bias2)},
-               std::move(q),
-               std::move(k),
-               std::move(v),
-               std::move(out),
-               std::move(up),
-               std::move(down)};
+  const float scale = 1.0f / std::sqrt(static_cast<float>(vision.hidden / vision.heads));
+  VKV_TRY_ASSIGN(q, loader.linear(tensors.q, scale));
+  VKV_TRY_ASSIGN(k, loader.linear(tensors.k));
+  VKV_TRY_ASSIGN(v, loader.linear(tensors.v));
+  VKV_TRY_ASSIGN(out, loader.linear(tensors.out));
+  VKV_TRY_ASSIGN(up, loader.linear(tensors.up));
+  VKV_TRY_ASSIGN(down, loader.linear(tensors.down));
+  return Layer{std::move(norm1), std::move(norm2), std::move(q),  std::move(k),
+               std::move(v),     std::move(out),   std::move(up), std::move(down)};
 }
 
 Result<VisionTower> VisionTower::load(const ModelConfig& config, const Weights& weights) {
   const VisionConfig& vision = config.vision;
-  const int hidden = vision.hidden, text_hidden = config.text.hidden, edge = vision.patch_edge;
-  VKV_TRY_ASSIGN(loader,
-                 WeightLoader::make(&weights, "embeddings.patch_embedding.weight",
-                                    {"vision_tower.vision_model.", "vision_tower.",
-                                     "model.vision_tower.vision_model.", "model.vision_tower."}));
-  VKV_TRY_ASSIGN(projector,
-                 WeightLoader::make(&weights, "linear_1.weight",
-                                    {"multi_modal_projector.", "model.multi_modal_projector."}));
-
-  // A convolution without overlap is a matrix product over the pixels of a patch.
-  VKV_TRY_ASSIGN(kernel,
-                 loader.floats("embeddings.patch_embedding.weight", {hidden, 3, edge, edge}));
-  std::vector<float> kernel_bias;
-  if (vision.kind == VisionKind::kSiglip) {
-    VKV_TRY_ASSIGN(values, loader.floats("embeddings.patch_embedding.bias", {hidden}));
-    kernel_bias = std::move(values);
-  }
-  VKV_TRY_ASSIGN(patch, Linear::make(hidden, 3 * edge * edge, kernel, std::move(kernel_bias),
+  const int hidden = vision.hidden, edge = vision.patch_edge;
+  VKV_TRY_ASSIGN(tensors, vision_tensors(config, weights));
+  const WeightLoader& loader = tensors.tower;
+  VKV_TRY_ASSIGN(kernel, patch_values(vision, loader));
+  VKV_TRY_ASSIGN(patch, Linear::make(hidden, 3 * edge * edge, kernel.weight, std::move(kernel.bias),
                                      Activation::kNone));
-  VKV_TRY_ASSIGN(project_in,
-                 projector.linear("linear_1", {.outputs = text_hidden,
-                                               .inputs = hidden,
-                                               .bias = config.projector_bias,
-                                               .activation = config.projector_activation}));
-  VKV_TRY_ASSIGN(project_out, projector.linear("linear_2", {.outputs = text_hidden,
-                                                            .inputs = text_hidden,
-                                                            .bias = config.projector_bias}));
+  VKV_TRY_ASSIGN(project_in, tensors.projector.linear(tensors.project_in));
+  VKV_TRY_ASSIGN(project_out, tensors.projector.linear(tensors.project_out));
   VisionTower tower(config, std::move(patch), std::move(project_in), std::move(project_out));
 
-  VKV_TRY_ASSIGN(positions, loader.floats("embeddings.position_embedding.weight",
-                                          {vision.positions(), hidden}));
+  VKV_TRY_ASSIGN(positions, loader.floats(VisionTensors::kPositions, {vision.positions(), hidden}));
   tower.position_embedding_ = std::move(positions);
   if (vision.kind == VisionKind::kClip) {
-    VKV_TRY_ASSIGN(class_embedding, loader.floats("embeddings.class_embedding", {hidden}));
-    VKV_TRY_ASSIGN(weight, loader.floats("pre_layrnorm.weight", {hidden}));  // sic, in the files
-    VKV_TRY_ASSIGN(bias, loader.floats("pre_layrnorm.bias", {hidden}));
+    VKV_TRY_ASSIGN(class_embedding, loader.floats(VisionTensors::kClass, {hidden}));
+    VKV_TRY_ASSIGN(pre_norm, load_norm(loader, VisionTensors::kPreNorm, hidden));
     tower.class_embedding_ = std::move(class_embedding);
-    tower.pre_norm_ = {std::move(weight), std::move(bias)};
+    tower.pre_norm_ = std::move(pre_norm);
   }
   for (int index = 0; index < config.vision_layers_used; ++index) {
     VKV_TRY_ASSIGN(layer, load_layer(vision, loader, index));
@@ -237,13 +203,6 @@ Status VisionTower::project(int64_t image_count, Buffers& buffers, float* target
 Result<std::vector<float>> VisionTower::encode(std::span<const std::vector<float>> images,
                                                const Watch& watch) {
   const VisionConfig& vision = config_.vision;
-  const auto pixel_count = size_t{3} * static_cast<size_t>(vision.image_edge * vision.image_edge);
-  for (size_t i = 0; i < images.size(); ++i)
-    if (images[i].size() != pixel_count)
-      return Status(Code::kInvalidArgument,
-                    fmt::format("image {} has {} values; the vision tower takes 3 x {} x {}", i,
-                                images[i].size(), vision.image_edge, vision.image_edge));
-
   const auto image_values =
       static_cast<size_t>(config_.tokens_per_image()) * static_cast<size_t>(config_.text.hidden);
   std::vector<float> embeddings(images.size() * image_values);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tools/mllm/linear.h"
@@ -18,7 +19,7 @@ class VisionTower {
   // Errors: those of Weights::floats, naming the tensor.
   static Result<VisionTower> load(const ModelConfig& config, const Weights& weights);
 
-  // As Model::encode_images. Progress counts images x layers.
+  // As Model::encode_images, of valid images. Progress counts images x layers.
   Result<std::vector<float>> encode(std::span<const std::vector<float>> images, const Watch& watch);
 
   uint64_t bytes() const { return bytes_; }
@@ -39,6 +40,8 @@ class VisionTower {
         project_in_(std::move(project_in)),
         project_out_(std::move(project_out)) {}
 
+  static Result<Norm> load_norm(const class WeightLoader& loader, const std::string& name,
+                                int hidden);
   static Result<Layer> load_layer(const VisionConfig& vision, const class WeightLoader& loader,
                                   int index);
   Status embed(std::span<const std::vector<float>> images, Buffers& buffers);

@@ -14,22 +14,28 @@ Result<WeightLoader> WeightLoader::make(const Weights* weights, const char* prob
                                              weights->path(), probe, fmt::join(prefixes, " ")));
 }
 
-Result<Linear> WeightLoader::linear(const std::string& name, const LinearShape& shape) const {
-  VKV_TRY_ASSIGN(weight, floats(name + ".weight", {shape.outputs, shape.inputs}));
-  std::vector<float> bias;
-  if (shape.bias) {
-    VKV_TRY_ASSIGN(values, floats(name + ".bias", {shape.outputs}));
-    bias = std::move(values);
+Result<LinearValues> WeightLoader::values(const LinearTensor& tensor) const {
+  LinearValues values;
+  VKV_TRY_ASSIGN(weight, floats(tensor.name + ".weight", {tensor.outputs, tensor.inputs}));
+  values.weight = std::move(weight);
+  if (tensor.bias) {
+    VKV_TRY_ASSIGN(bias, floats(tensor.name + ".bias", {tensor.outputs}));
+    values.bias = std::move(bias);
   }
-  if (shape.scale != 1.0f) {
-    for (float& value : weight) value *= shape.scale;
-    for (float& value : bias) value *= shape.scale;
+  return values;
+}
+
+Result<Linear> WeightLoader::linear(const LinearTensor& tensor, float scale) const {
+  VKV_TRY_ASSIGN(read, values(tensor));
+  if (scale != 1.0f) {
+    for (float& value : read.weight) value *= scale;
+    for (float& value : read.bias) value *= scale;
   }
-  auto linear =
-      Linear::make(shape.outputs, shape.inputs, weight, std::move(bias), shape.activation);
+  auto linear = Linear::make(tensor.outputs, tensor.inputs, read.weight, std::move(read.bias),
+                             tensor.activation);
   if (!linear.ok())
     return Status(linear.status().code(),
-                  fmt::format("tensor {}{}: {}", prefix_, name, linear.status().message()));
+                  fmt::format("tensor {}{}: {}", prefix_, tensor.name, linear.status().message()));
   return linear;
 }
 

@@ -11,9 +11,27 @@
 
 namespace vkv {
 
+// A linear layer as a checkpoint has it: NAME.weight [outputs, inputs] and, if there is one,
+// NAME.bias [outputs].
+struct LinearTensor {
+  std::string name;
+  int outputs = 0;
+  int inputs = 0;
+  bool bias = false;
+  Activation activation = Activation::kNone;
+};
+
+struct LinearValues {
+  std::vector<float> weight;
+  std::vector<float> bias;  // empty if there is none
+};
+
 // Names under a prefix. Versions of transformers put the parts of a LLaVA under different ones.
 class WeightLoader {
  public:
+  // Whole names.
+  explicit WeightLoader(const Weights* weights) : weights_(weights) {}
+
   // Takes the first prefix under which tensor `probe` is found. Errors: kNotFound, listing them.
   static Result<WeightLoader> make(const Weights* weights, const char* probe,
                                    std::initializer_list<const char*> prefixes);
@@ -24,15 +42,11 @@ class WeightLoader {
     return weights_->floats(prefix_ + name, shape);
   }
 
-  // NAME.weight [outputs, inputs] and, if asked for, NAME.bias. `scale` multiplies both.
-  struct LinearShape {
-    int outputs = 0;
-    int inputs = 0;
-    bool bias = false;
-    Activation activation = Activation::kNone;
-    float scale = 1.0f;
-  };
-  Result<Linear> linear(const std::string& name, const LinearShape& shape) const;
+  // Errors: those of Weights::floats.
+  Result<LinearValues> values(const LinearTensor& tensor) const;
+
+  // For the CPU. `scale` multiplies weight and bias.
+  Result<Linear> linear(const LinearTensor& tensor, float scale = 1.0f) const;
 
  private:
   WeightLoader(const Weights* weights, std::string prefix)

@@ -1,0 +1,35 @@
+// forward_request.h: what a model is asked for, whatever device it runs on.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tools/mllm/model_config.h"
+#include "vkv/types.h"
+
+namespace vkv {
+
+// Tokens that follow those already in a sequence.
+struct ForwardRequest {
+  SequenceId sequence{};
+  int64_t position = 0;             // of the first token: tokens that the sequence has already
+  std::span<const int32_t> tokens;  // [token_count], at least one
+  std::span<const Role> roles;      // [token_count]
+  std::span<const float> visual;    // [visual_count, hidden]: rows for the image tokens, in order
+  int logit_count = 1;              // logits of the last so many tokens; 0..token_count
+  bool ends_window = false;         // see AttendRequest
+};
+
+// Errors: kInvalidArgument, naming what does not fit the model.
+Status validate(const ForwardRequest& request, const ModelConfig& config);
+
+// Past the last layer only the tokens whose logits are asked for go on, but its attention needs the
+// queries that the cache ranks visual tokens by: the first token whose query goes there.
+int64_t first_query_of_last_layer(const ForwardRequest& request);
+
+// Errors: kInvalidArgument for an image that has not 3 x image_edge x image_edge values.
+Status validate_images(std::span<const std::vector<float>> images, const VisionConfig& vision);
+
+}  // namespace vkv
