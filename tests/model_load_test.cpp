@@ -113,6 +113,18 @@ TEST_F(model_load, a_decoder_alone_computes_what_it_does_inside_a_llava) {
   expect_error(Code::kUnsupported, "Qwen2ForCausalLM");
 }
 
+TEST_F(model_load, a_gpu_that_is_not_there_is_one_clear_error) {
+  const Status status =
+      Model::load(scratch_.path(), {.device = ModelDevice::kCuda, .device_index = 99}).status();
+  EXPECT_EQ(status.code(), Code::kUnsupported) << status.message();
+  const auto& words = status.message();
+  EXPECT_TRUE(words == "built without CUDA (VKV_CUDA=OFF)" || words.starts_with("no GPU: ") ||
+              words.starts_with("there is no GPU 99; CUDA sees "))
+      << words;
+  EXPECT_EQ(words.find('\n'), std::string::npos);
+  EXPECT_TRUE(load_status().ok());  // the CPU still works
+}
+
 TEST_F(model_load, missing_files_are_named) {
   fs::remove(scratch_ / "model.safetensors");
   expect_error(Code::kNotFound, "neither model.safetensors nor");

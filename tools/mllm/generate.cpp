@@ -56,11 +56,11 @@ Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cach
                                   const GeneratorOptions& options) {
   const ModelConfig& config = model->config();
   if (!(cache->options().shape == config.kv_shape()) ||
-      cache->options().element != ElementType::kF32)
+      cache->options().element != model->element())
     return Status(
         Code::kInvalidArgument,
         "the cache was opened for another model: its shape must be Model::kv_shape(), its "
-        "element kF32");
+        "element Model::element()");
   if (tokenizer->id_max() >= config.text.vocabulary)
     return Status(
         Code::kInvalidArgument,

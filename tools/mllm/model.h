@@ -1,8 +1,9 @@
 // model.h: a checkpoint that runs: pixels -> visual tokens, tokens -> logits.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Weights and activations are fp32. The model has no KV of its own: K and V of every layer go to a
-// vkv::Cache, and attention comes from it.
+// The model has no KV of its own: K and V of every layer go to a vkv::Cache, and attention comes
+// from it. On the CPU weights and activations are fp32. On a GPU the residual stream is, and what
+// goes through the matrix units is bf16, with fp32 sums.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,13 @@
 
 namespace vkv {
 
+enum class ModelDevice : uint8_t { kCpu = 0, kCuda = 1 };
+
 struct ModelOptions {
-  int threads = 0;  // of vision tower and linear layers; 0: all that the process may use
+  ModelDevice device = ModelDevice::kCpu;
+  int device_index = 0;       // CUDA's, among the visible ones
+  bool cuda_in_fp32 = false;  // weights and products too: slow, for comparisons
+  int threads = 0;  // CPU: of vision tower and linear layers; 0: all that the process may use
 };
 
 // One call at a time; a call may use all threads.
@@ -33,9 +39,15 @@ class Model {
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
-  const ModelConfig& config() const;
+  const ModelConfig& config() const { return config_; }
+  uint64_t weight_bytes() const;  // held in memory of the device
+
+  // What the options of its caches have: shape, element type, and on a GPU the stream (a
+  // cudaStream_t; null on the CPU), which orders the model's work and the cache's. K, V, queries
+  // and attention are in device memory then. The stream lives as long as the model.
   KvShape kv_shape() const { return config().kv_shape(); }
-  uint64_t weight_bytes() const;  // held in memory, fp32
+  ElementType element() const;
+  void* cuda_stream() const;
 
   // Each image is [3, image_edge, image_edge], normalised. Returns
   // [image_count * tokens_per_image, text.hidden], image after image.
@@ -45,16 +57,16 @@ class Model {
                                            const Watch& watch);
 
   // Runs the decoder over the tokens and leaves their K and V in the cache, whose options have
-  // shape kv_shape() and element kF32. Returns [logit_count, vocabulary].
+  // kv_shape() and element(). Returns [logit_count, vocabulary].
   // Errors: kInvalidArgument, kCancelled, and those of the cache. After an error in mid-flight the
   // sequence's layers are out of step: erase it.
   Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
                                      const Watch& watch);
 
  private:
-  struct Parts;
-  explicit Model(std::unique_ptr<Parts> parts);
-  std::unique_ptr<Parts> parts_;
+  Model(ModelConfig config, std::unique_ptr<class ModelBackend> backend);
+  ModelConfig config_;
+  std::unique_ptr<class ModelBackend> backend_;
 };
 
 }  // namespace vkv

@@ -69,7 +69,7 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
   }
   CacheOptions cache_options = options.cache;
   cache_options.shape = model->kv_shape();
-  cache_options.element = ElementType::kF32;
+  cache_options.element = model->element();
   VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
 
   std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),
