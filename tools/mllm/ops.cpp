@@ -84,16 +84,20 @@ void multiply(float* x, const float* y, int64_t value_count) {
   });
 }
 
+std::vector<float> rope_frequency(int head_dim, double theta) {
+  std::vector<float> frequency(static_cast<size_t>(head_dim / 2));
+  for (size_t i = 0; i < frequency.size(); ++i)
+    frequency[i] = 1.0f / std::pow(static_cast<float>(theta),
+                                   static_cast<float>(2 * i) / static_cast<float>(head_dim));
+  return frequency;
+}
+
 RopeTable::RopeTable(int64_t position, int64_t count, int head_dim, double theta)
     : count_(count),
       half_(head_dim / 2),
       cosine_(static_cast<size_t>(count * half_)),
       sine_(static_cast<size_t>(count * half_)) {
-  std::vector<float> frequency(static_cast<size_t>(half_));
-  for (int i = 0; i < half_; ++i)
-    frequency[static_cast<size_t>(i)] =
-        1.0f / std::pow(static_cast<float>(theta),
-                        static_cast<float>(2 * i) / static_cast<float>(head_dim));
+  const std::vector<float> frequency = rope_frequency(head_dim, theta);
   for_rows(count, half_, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int i = 0; i < half_; ++i) {

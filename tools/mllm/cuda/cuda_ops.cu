@@ -1,0 +1,265 @@
+// cuda_ops.cu: the row-wise arithmetic between the matrix products, on the GPU.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "kernels/cuda_handles.h"
+#include "tools/mllm/cuda/cuda_ops.h"
+#include "tools/mllm/cuda/cuda_values.cuh"
+
+namespace vkv {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kHalfHeadMax = 128;
+
+// Blocks of loops over `count` values: enough to fill any GPU, and the loop takes the rest.
+unsigned blocks_for(int64_t count) {
+  constexpr int64_t kBlocksMax = 8192;
+  return static_cast<unsigned>(std::min(kBlocksMax, (count + kThreads - 1) / kThreads));
+}
+
+__device__ int64_t first_value() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ int64_t value_step() { return int64_t{gridDim.x} * blockDim.x; }
+
+template <class T>
+__global__ void rms_norm_kernel(const RmsNormParams<T> params) {
+  const float* const x = params.x + int64_t{blockIdx.x} * params.columns;
+  T* const y = params.y + int64_t{blockIdx.x} * params.columns;
+  float squares = 0;
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x) squares += x[i] * x[i];
+  const float mean = block_sum(squares) / static_cast<float>(params.columns);
+  const float scale = 1.0f / sqrtf(mean + params.epsilon);
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x)
+    store(x[i] * scale * params.weight[i], y + i);
+}
+
+template <class T>
+__global__ void layer_norm_kernel(const LayerNormParams<T> params) {
+  const float* const x = params.x + int64_t{blockIdx.x} * params.columns;
+  T* const y = params.y + int64_t{blockIdx.x} * params.columns;
+  const auto columns = static_cast<float>(params.columns);
+  float sum = 0, squares = 0;
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x) sum += x[i];
+  const float mean = block_sum(sum) / columns;
+  // Two passes: E[x^2] - mean^2 would cancel.
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x)
+    squares += (x[i] - mean) * (x[i] - mean);
+  const float scale = 1.0f / sqrtf(block_sum(squares) / columns + params.epsilon);
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x)
+    store((x[i] - mean) * scale * params.weight[i] + params.bias[i], y + i);
+}
+
+template <class T>
+__global__ void rotate_kernel(const RotateParams<T> params) {
+  __shared__ float cosine[kHalfHeadMax], sine[kHalfHeadMax];
+  const int64_t row = blockIdx.x;
+  const int half = params.head_dim / 2;
+  const int q_width = params.q_heads * params.head_dim,
+            kv_width = params.kv_heads * params.head_dim;
+  for (int i = threadIdx.x; i < half; i += blockDim.x)
+    sincosf(static_cast<float>(params.positions[row]) * params.frequency[i], &sine[i], &cosine[i]);
+  __syncthreads();
+
+  const float* const source = params.qkv + row * (q_width + 2 * kv_width);
+  T* const q = params.q + row * q_width;
+  T* const k = params.k + row * kv_width;
+  T* const v = params.v + row * kv_width;
+  for (int pair = threadIdx.x; pair < (q_width + kv_width) / 2; pair += blockDim.x) {
+    const int head = pair / half, i = pair % half;
+    const float* const low = source + head * params.head_dim + i;
+    const float a = low[0], b = low[half];
+    T* const target = head < params.q_heads ? q + head * params.head_dim + i
+                                            : k + (head - params.q_heads) * params.head_dim + i;
+    store(a * cosine[i] - b * sine[i], target);
+    store(b * cosine[i] + a * sine[i], target + half);
+  }
+  for (int i = threadIdx.x; i < kv_width; i += blockDim.x)
+    store(source[q_width + kv_width + i], v + i);
+}
+
+template <class T>
+__global__ void gate_kernel(const GateParams<T> params) {
+  for (int64_t row = blockIdx.y; row < params.rows; row += gridDim.y) {
+    const int i = static_cast<int>(first_value());
+    if (i >= params.columns) return;
+    const T* const gate = params.gate_up + row * 2 * params.columns + i;
+    const float value = widened(gate[0]);
+    store(value / (1.0f + expf(-value)) * widened(gate[params.columns]),
+          params.y + row * params.columns + i);
+  }
+}
+
+__device__ float activated(float x, Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1.0f + expf(-x));
+    case Activation::kQuickGelu:
+      return x / (1.0f + expf(-1.702f * x));
+    case Activation::kGeluErf:
+      return 0.5f * x * (1.0f + erff(x * 0.70710678f));  // 1 / sqrt(2)
+    case Activation::kGeluTanh:
+      return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));  // sqrt(2 / pi)
+    case Activation::kNone:
+      break;
+  }
+  return x;
+}
+
+template <class T>
+__global__ void activate_kernel(const ActivateParams<T> params) {
+  for (int64_t i = first_value(); i < params.count; i += value_step())
+    store(activated(widened(params.x[i]), params.activation), params.x + i);
+}
+
+template <class T>
+__global__ void embed_kernel(const EmbedParams<T> params) {
+  const int32_t token = params.tokens[blockIdx.x];
+  if (token == params.image_token) return;
+  const T* const source = params.table + int64_t{token} * params.columns;
+  float* const x = params.x + int64_t{blockIdx.x} * params.columns;
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x) x[i] = widened(source[i]);
+}
+
+template <class T>
+__global__ void patches_kernel(const PatchParams<T> params) {
+  const int edge = params.patch_edge, grid = params.image_edge / edge;
+  const int64_t count = params.image_count * grid * grid * 3 * edge * edge;
+  for (int64_t i = first_value(); i < count; i += value_step()) {
+    const int x = i % edge, y = i / edge % edge, channel = i / (edge * edge) % 3;
+    const int64_t patch = i / (3 * edge * edge);
+    const int column = patch % grid, row = patch / grid % grid;
+    const int64_t image = patch / (grid * grid);
+    const int64_t line = (image * 3 + channel) * params.image_edge + row * edge + y;
+    store(params.images[line * params.image_edge + column * edge + x], params.patches + i);
+  }
+}
+
+__global__ void positions_kernel(const PositionParams params) {
+  const int classes = params.class_embedding == nullptr ? 0 : 1;
+  const int64_t image = blockIdx.x / params.positions;
+  const int position = blockIdx.x % params.positions;
+  const float* const source =
+      position < classes
+          ? params.class_embedding
+          : params.patches +
+                (image * (params.positions - classes) + position - classes) * params.columns;
+  const float* const embedding = params.embedding + int64_t{position} * params.columns;
+  float* const x = params.x + int64_t{blockIdx.x} * params.columns;
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x) x[i] = source[i] + embedding[i];
+}
+
+template <class T>
+__global__ void keep_kernel(const KeepParams<T> params) {
+  const int64_t image = blockIdx.x / params.kept;
+  const int64_t row = (image + 1) * params.positions - params.kept + blockIdx.x % params.kept;
+  for (int i = threadIdx.x; i < params.columns; i += blockDim.x)
+    store(params.x[row * params.columns + i], params.y + int64_t{blockIdx.x} * params.columns + i);
+}
+
+template <class T>
+__global__ void convert_kernel(const ConvertParams<T> params) {
+  for (int64_t i = first_value(); i < params.count; i += value_step())
+    store(params.source[i], params.target + i);
+}
+
+// One block a row.
+template <class Params>
+Status launch_rows(const char* name, void (*kernel)(Params), const Params& params, int64_t rows,
+                   cudaStream_t stream) {
+  if (rows == 0) return {};
+  kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(params);
+  return launch_status(name);
+}
+
+// Blocks that share `count` values.
+template <class Params>
+Status launch_values(const char* name, void (*kernel)(Params), const Params& params, int64_t count,
+                     cudaStream_t stream) {
+  if (count == 0) return {};
+  kernel<<<blocks_for(count), kThreads, 0, stream>>>(params);
+  return launch_status(name);
+}
+
+}  // namespace
+
+template <class T>
+Status launch_rms_norm(const RmsNormParams<T>& params, cudaStream_t stream) {
+  return launch_rows("rms_norm_kernel", rms_norm_kernel<T>, params, params.rows, stream);
+}
+
+template <class T>
+Status launch_layer_norm(const LayerNormParams<T>& params, cudaStream_t stream) {
+  return launch_rows("layer_norm_kernel", layer_norm_kernel<T>, params, params.rows, stream);
+}
+
+template <class T>
+Status launch_rotate(const RotateParams<T>& params, cudaStream_t stream) {
+  VKV_CHECK(params.head_dim % 2 == 0 && params.head_dim <= 2 * kHalfHeadMax);
+  return launch_rows("rotate_kernel", rotate_kernel<T>, params, params.rows, stream);
+}
+
+template <class T>
+Status launch_gate(const GateParams<T>& params, cudaStream_t stream) {
+  if (params.rows == 0) return {};
+  constexpr int64_t kGridRowsMax = 65535;  // of gridDim.y
+  const dim3 grid(static_cast<unsigned>((params.columns + kThreads - 1) / kThreads),
+                  static_cast<unsigned>(std::min(kGridRowsMax, params.rows)));
+  gate_kernel<<<grid, kThreads, 0, stream>>>(params);
+  return launch_status("gate_kernel");
+}
+
+template <class T>
+Status launch_activate(const ActivateParams<T>& params, cudaStream_t stream) {
+  if (params.activation == Activation::kNone) return {};
+  return launch_values("activate_kernel", activate_kernel<T>, params, params.count, stream);
+}
+
+template <class T>
+Status launch_embed(const EmbedParams<T>& params, cudaStream_t stream) {
+  return launch_rows("embed_kernel", embed_kernel<T>, params, params.rows, stream);
+}
+
+template <class T>
+Status launch_patches(const PatchParams<T>& params, cudaStream_t stream) {
+  const int64_t covered = params.image_edge / params.patch_edge * params.patch_edge;
+  return launch_values("patches_kernel", patches_kernel<T>, params,
+                       params.image_count * 3 * covered * covered, stream);
+}
+
+Status launch_positions(const PositionParams& params, cudaStream_t stream) {
+  return launch_rows("positions_kernel", positions_kernel, params,
+                     params.image_count * params.positions, stream);
+}
+
+template <class T>
+Status launch_keep(const KeepParams<T>& params, cudaStream_t stream) {
+  return launch_rows("keep_kernel", keep_kernel<T>, params, params.image_count * params.kept,
+                     stream);
+}
+
+template <class T>
+Status launch_convert(const ConvertParams<T>& params, cudaStream_t stream) {
+  return launch_values("convert_kernel", convert_kernel<T>, params, params.count, stream);
+}
+
+using Bf16 = __nv_bfloat16;
+template Status launch_rms_norm(const RmsNormParams<float>&, cudaStream_t);
+template Status launch_rms_norm(const RmsNormParams<Bf16>&, cudaStream_t);
+template Status launch_layer_norm(const LayerNormParams<float>&, cudaStream_t);
+template Status launch_layer_norm(const LayerNormParams<Bf16>&, cudaStream_t);
+template Status launch_rotate(const RotateParams<float>&, cudaStream_t);
+template Status launch_rotate(const RotateParams<Bf16>&, cudaStream_t);
+template Status launch_gate(const GateParams<float>&, cudaStream_t);
+template Status launch_gate(const GateParams<Bf16>&, cudaStream_t);
+template Status launch_activate(const ActivateParams<float>&, cudaStream_t);
+template Status launch_activate(const ActivateParams<Bf16>&, cudaStream_t);
+template Status launch_embed(const EmbedParams<float>&, cudaStream_t);
+template Status launch_embed(const EmbedParams<Bf16>&, cudaStream_t);
+template Status launch_patches(const PatchParams<float>&, cudaStream_t);
+template Status launch_patches(const PatchParams<Bf16>&, cudaStream_t);
+template Status launch_keep(const KeepParams<float>&, cudaStream_t);
+template Status launch_keep(const KeepParams<Bf16>&, cudaStream_t);
+template Status launch_convert(const ConvertParams<float>&, cudaStream_t);
+template Status launch_convert(const ConvertParams<Bf16>&, cudaStream_t);
+
+}  // namespace vkv
