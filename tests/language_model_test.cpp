@@ -8,16 +8,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
-#include "tests/llava_golden.h"
 #include "tests/plain_cache.h"
+#include "tests/text_golden.h"
 #include "tools/mllm/generate.h"
 
 namespace vkv {
 namespace {
-
-const std::string kSmollm = VKV_SOURCE_DIR "/tools/smollm/";
 
 // As in tools/fetch_language_model.sh.
 std::string fetched_path() {
@@ -47,38 +44,6 @@ constexpr float kLogitTolerance = 1e-4f;    // where both sides compute in fp32
 constexpr float kTrainedTolerance = 1e-3f;  // from fp32 to fp16, of a model that means something
 
 void PrintTo(const Decoder& decoder, std::ostream* out) { *out << decoder.name; }
-
-struct TextCase {
-  std::string name;
-  std::string question;  // empty: the prompt is plain text
-  std::string text;
-  std::string answer;
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> greedy_tokens;
-  std::vector<int32_t> logit_ids;  // [kept]
-  std::vector<float> logits;       // [1 + steps, kept]
-};
-
-std::vector<TextCase> load_text_cases(const std::string& path) {
-  const nlohmann::json list = nlohmann::json::parse(std::ifstream(path + ".json"));
-  const auto file = SafetensorsFile::open(path + ".safetensors");
-  VKV_CHECK(file.ok());
-  std::vector<TextCase> cases;
-  for (const nlohmann::json& entry : list["cases"]) {
-    TextCase golden{.name = entry["name"],
-                    .question = entry["question"],
-                    .text = entry["text"],
-                    .answer = entry["answer"],
-                    .tokens = entry["tokens"],
-                    .greedy_tokens = entry["greedy_tokens"]};
-    golden.logits = golden_floats(file.value(), (golden.name + ".logits").c_str());
-    const auto ids = file.value().tensors().find(golden.name + ".logit_ids")->second.data;
-    golden.logit_ids.resize(ids.size() / sizeof(int32_t));
-    std::memcpy(golden.logit_ids.data(), ids.data(), ids.size());
-    cases.push_back(std::move(golden));
-  }
-  return cases;
-}
 
 class language_model : public testing::TestWithParam<Decoder> {
  protected:
@@ -113,42 +78,6 @@ class language_model : public testing::TestWithParam<Decoder> {
             std::find_first_of(tokens.begin(), tokens.end(), eos.begin(), eos.end())};
   }
 
-  // The kept logits after the prompt and after each greedy token: [1 + steps, kept].
-  std::vector<float> kept_logits(Cache& cache, const TextCase& golden) {
-    const SequenceId sequence = cache.create_sequence().value();
-    const size_t steps = golden.logits.size() / golden.logit_ids.size() - 1;
-    const std::vector<Role> roles(golden.tokens.size(), Role::kText);
-    std::vector<float> kept;
-    for (size_t step = 0; step <= steps; ++step) {
-      ForwardRequest request = {
-          .sequence = sequence, .tokens = golden.tokens, .roles = roles, .ends_window = true};
-      if (step > 0)
-        request = {.sequence = sequence,
-                   .position = static_cast<int64_t>(golden.tokens.size() + step - 1),
-                   .tokens = std::span(golden.greedy_tokens).subspan(step - 1, 1),
-                   .roles = std::span(roles).first(1)};
-      const auto logits = model_->forward(cache, request, {});
-      EXPECT_TRUE(logits.ok()) << logits.status().message();
-      if (!logits.ok()) break;
-      for (const int32_t id : golden.logit_ids)
-        kept.push_back(logits.value()[static_cast<size_t>(id)]);
-    }
-    EXPECT_TRUE(cache.erase(sequence).ok());
-    return kept;
-  }
-
-  // The greatest of any row of kept logits.
-  static float row_difference(const TextCase& golden, const std::vector<float>& actual,
-                              const std::vector<float>& expected) {
-    if (actual.size() != expected.size()) return INFINITY;
-    const size_t kept = golden.logit_ids.size();
-    float worst = 0;
-    for (size_t i = 0; i < expected.size(); i += kept)
-      worst = std::max(worst, golden_difference(std::span(actual).subspan(i, kept),
-                                                std::span(expected).subspan(i, kept)));
-    return worst;
-  }
-
   Model* model_ = nullptr;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<TextCase> cases_;
@@ -175,7 +104,7 @@ TEST_P(language_model, tokens_and_prompts_equal_those_of_transformers) {
 TEST_P(language_model, logits_equal_those_of_transformers) {
   PlainCache plain(model_->kv_shape(), PlainCache::Values::kAsGiven);
   for (const TextCase& golden : cases_) {
-    const float worst = row_difference(golden, kept_logits(plain, golden), golden.logits);
+    const float worst = kept_difference(golden, kept_logits(*model_, plain, golden), golden.logits);
     EXPECT_LE(worst, kLogitTolerance) << golden.name;
     std::printf("%-16s %4zu tokens: %.2e from transformers\n", golden.name.c_str(),
                 golden.tokens.size(), static_cast<double>(worst));
@@ -187,10 +116,10 @@ TEST_P(language_model, the_cache_adds_nothing_to_the_rounding_of_kv_to_fp16) {
   PlainCache rounded(model_->kv_shape(), PlainCache::Values::kRoundedToHalf);
   const auto cache = open_cache();
   for (const TextCase& golden : cases_) {
-    const std::vector<float> ours = kept_logits(*cache, golden);
-    const float worst = row_difference(golden, ours, kept_logits(rounded, golden));
+    const std::vector<float> ours = kept_logits(*model_, *cache, golden);
+    const float worst = kept_difference(golden, ours, kept_logits(*model_, rounded, golden));
     EXPECT_LE(worst, GetParam().rounded_tolerance) << golden.name;
-    const float from_golden = row_difference(golden, ours, golden.logits);
+    const float from_golden = kept_difference(golden, ours, golden.logits);
     if (GetParam().trained) {
       EXPECT_LE(from_golden, kTrainedTolerance) << golden.name;
     }

@@ -3,14 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <memory>
 
-#include "tests/llava_golden.h"
+#include "tests/llava_run.h"
 #include "tests/plain_cache.h"
 #include "tools/mllm/generate.h"
-#include "tools/mllm/image_processor.h"
-#include "tools/mllm/media.h"
 
 namespace vkv {
 namespace {
@@ -45,90 +42,8 @@ class parity : public testing::TestWithParam<Checkpoint> {
     ASSERT_GE(cases_.size(), 5u);
   }
 
-  // The pixel values of a case: those of the file, or the pictures through the image processor.
-  // Nothing if this build reads no pictures.
-  std::vector<std::vector<float>> pixels(const GoldenCase& golden) const {
-    std::vector<std::vector<float>> images;
-    if (!golden.pixels.empty()) {
-      EXPECT_EQ(golden.images.size(), 1u);
-      return {golden.pixels};
-    }
-    auto processor = ImageProcessor::load(GetParam().folder);
-    VKV_CHECK(processor.ok());
-    for (const std::string& file : golden.images) {
-      auto image = load_image(kTinyVlm + "golden/images/" + file);
-      if (!image.ok() && image.status().code() == Code::kUnsupported) return {};
-      VKV_CHECK(image.ok());
-      auto values = processor.value().process(image.value());
-      VKV_CHECK(values.ok());
-      images.push_back(std::move(values.value()));
-    }
-    return images;
-  }
-
-  // Tokens before the first end token.
-  std::vector<int32_t> until_end(const std::vector<int32_t>& tokens) const {
-    const auto& eos = model_->config().eos_tokens;
-    return {tokens.begin(),
-            std::find_first_of(tokens.begin(), tokens.end(), eos.begin(), eos.end())};
-  }
-
-  // Logits of the prompt's end and of the first `steps` greedy tokens: [1 + steps, vocabulary].
   std::vector<float> logits(Cache& cache, const GoldenCase& golden, size_t steps) {
-    const auto visual = model_->encode_images(pixels(golden), {});
-    VKV_CHECK(visual.ok());
-    std::vector<Role> roles;
-    for (const int32_t token : golden.tokens)
-      roles.push_back(token == model_->config().image_token ? Role::kVisual : Role::kText);
-
-    const SequenceId sequence = cache.create_sequence().value();
-    ForwardRequest request = {.sequence = sequence,
-                              .tokens = golden.tokens,
-                              .roles = roles,
-                              .visual = visual.value(),
-                              .ends_window = true};
-    std::vector<float> rows;
-    const Role role = Role::kText;
-    for (size_t step = 0;; ++step) {
-      const auto row = model_->forward(cache, request, {});
-      EXPECT_TRUE(row.ok()) << row.status().message();
-      if (!row.ok()) break;
-      rows.insert(rows.end(), row.value().begin(), row.value().end());
-      if (step == steps) break;
-      request = {.sequence = sequence,
-                 .position = static_cast<int64_t>(golden.tokens.size() + step),
-                 .tokens = std::span(golden.greedy_tokens).subspan(step, 1),
-                 .roles = {&role, 1}};
-    }
-    EXPECT_TRUE(cache.erase(sequence).ok());
-    return rows;
-  }
-
-  // The same by transformers.
-  static std::vector<float> golden_logits(const GoldenCase& golden, size_t steps) {
-    std::vector<float> rows = golden.prompt_logits;
-    const auto count = static_cast<ptrdiff_t>(steps * golden.prompt_logits.size());
-    rows.insert(rows.end(), golden.step_logits.begin(), golden.step_logits.begin() + count);
-    return rows;
-  }
-
-  // The greatest difference of any row.
-  static float row_difference(const std::vector<float>& actual, const std::vector<float>& expected,
-                              size_t vocabulary) {
-    if (actual.size() != expected.size()) return INFINITY;
-    float worst = 0;
-    for (size_t i = 0; i < expected.size(); i += vocabulary)
-      worst = std::max(worst, golden_difference(std::span(actual).subspan(i, vocabulary),
-                                                std::span(expected).subspan(i, vocabulary)));
-    return worst;
-  }
-
-  // Cases whose pictures this build can read.
-  std::vector<GoldenCase> readable_cases() const {
-    std::vector<GoldenCase> readable;
-    for (const GoldenCase& golden : cases_)
-      if (pixels(golden).size() == golden.images.size()) readable.push_back(golden);
-    return readable;
+    return greedy_logits(*model_, cache, GetParam().folder, golden, steps);
   }
 
   std::unique_ptr<Model> model_;
@@ -140,7 +55,7 @@ class parity : public testing::TestWithParam<Checkpoint> {
 TEST_P(parity, image_features_equal_those_of_transformers) {
   float worst = 0;
   for (const GoldenCase& golden : cases_) {
-    const auto images = pixels(golden);
+    const auto images = golden_images(GetParam().folder, golden);
     if (images.empty()) continue;
     auto features = model_->encode_images(images, {});
     ASSERT_TRUE(features.ok()) << features.status().message();
@@ -165,13 +80,14 @@ TEST_P(parity, prompt_tokens_equal_those_of_transformers) {
     ASSERT_TRUE(question.ok()) << question.status().message();
     tokens.insert(tokens.end(), question.value().tokens.begin(), question.value().tokens.end());
     EXPECT_EQ(tokens, golden.tokens) << golden.name;
-    EXPECT_EQ(tokenizer_->decode(until_end(golden.greedy_tokens)), golden.answer) << golden.name;
+    EXPECT_EQ(tokenizer_->decode(until_end(*model_, golden.greedy_tokens)), golden.answer)
+        << golden.name;
   }
 }
 
 TEST_P(parity, logits_equal_those_of_transformers) {
   PlainCache plain(model_->kv_shape(), PlainCache::Values::kAsGiven);
-  for (const GoldenCase& golden : readable_cases()) {
+  for (const GoldenCase& golden : readable_cases(GetParam().folder, cases_)) {
     const size_t vocabulary = golden.prompt_logits.size();
     const size_t steps = golden.step_logits.size() / vocabulary;
     const float worst =
@@ -186,7 +102,7 @@ TEST_P(parity, logits_equal_those_of_transformers) {
 // amplify it), so the cache is held to a cache that rounds to fp16 and else computes in fp32.
 TEST_P(parity, the_cache_adds_nothing_to_the_rounding_of_kv_to_fp16) {
   PlainCache rounded(model_->kv_shape(), PlainCache::Values::kRoundedToHalf);
-  for (const GoldenCase& golden : readable_cases()) {
+  for (const GoldenCase& golden : readable_cases(GetParam().folder, cases_)) {
     const size_t vocabulary = golden.prompt_logits.size();
     const size_t steps = golden.step_logits.size() / vocabulary;
     const std::vector<float> ours = logits(*cache_, golden, steps);
@@ -194,7 +110,7 @@ TEST_P(parity, the_cache_adds_nothing_to_the_rounding_of_kv_to_fp16) {
     EXPECT_LE(worst, kRoundedTolerance) << golden.name;
 
     // What comes past the end token is no text that the model ever saw.
-    const size_t answered = std::min(until_end(golden.greedy_tokens).size(), steps);
+    const size_t answered = std::min(until_end(*model_, golden.greedy_tokens).size(), steps);
     const std::vector<float> expected = golden_logits(golden, answered);
     const float from_golden =
         row_difference({ours.begin(), ours.begin() + static_cast<ptrdiff_t>(expected.size())},
@@ -212,11 +128,11 @@ TEST_P(parity, greedy_answers_equal_those_of_transformers) {
   auto generator = Generator::make(model_.get(), tokenizer_.get(), cache_.get(), {});
   ASSERT_TRUE(generator.ok()) << generator.status().message();
   for (const GoldenCase& golden : cases_) {
-    const auto images = pixels(golden);
+    const auto images = golden_images(GetParam().folder, golden);
     if (images.size() != golden.images.size()) continue;
     const auto media = generator.value().encode_media(images, {});
     ASSERT_TRUE(media.ok()) << media.status().message();
-    const std::vector<int32_t> expected = until_end(golden.greedy_tokens);
+    const std::vector<int32_t> expected = until_end(*model_, golden.greedy_tokens);
     const bool ends = expected.size() < golden.greedy_tokens.size();
 
     std::string streamed;
