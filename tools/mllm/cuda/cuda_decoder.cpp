@@ -1,0 +1,267 @@
+// cuda_decoder.cpp: the language model on the GPU, on top of vkv::Cache: tokens -> logits.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/cuda/cuda_decoder.h"
+
+#include <algorithm>
+
+#include "tools/mllm/model_tensors.h"
+#include "tools/mllm/ops.h"
+
+namespace vkv {
+namespace {
+
+// Rows that go through the wide layers at once: fills the matrix units of 132 multiprocessors, and
+// the activations of a 7B model (57k bf16 a row) stay near 230 MB.
+constexpr int64_t kChunkRows = 2048;
+// Logits that lie in GPU memory at once: 64 x 152k in fp32 are 39 MB.
+constexpr int64_t kLogitRows = 64;
+// Buffers grow in these steps: prompts come in any length.
+constexpr int64_t kTokenStep = 256;
+// From here on a layer takes long enough that progress and a stop shall not run ahead of the GPU.
+constexpr int64_t kWatchedTokens = 1024;
+
+// Calls body(first, row_count) for chunks of the rows [first, end).
+template <class Body>
+Status for_chunks(int64_t first, int64_t end, const Watch& watch, const Body& body) {
+  for (; first < end; first += kChunkRows) {
+    VKV_TRY(watch.check());
+    VKV_TRY(body(first, std::min(kChunkRows, end - first)));
+  }
+  return {};
+}
+
+}  // namespace
+
+template <class T>
+Result<typename CudaDecoder<T>::Layer> CudaDecoder<T>::load_layer(const TextConfig& text,
+                                                                  const WeightLoader& loader,
+                                                                  int index,
+                                                                  CudaWeights& device_weights) {
+  using Out = CudaLinear<T, float>;
+  VKV_TRY_ASSIGN(names, decoder_layer_tensors(text, loader, index));
+  VKV_TRY_ASSIGN(attention_norm,
+                 device_weights.load<float>(loader, names.attention_norm, {text.hidden}));
+  VKV_TRY_ASSIGN(mlp_norm, device_weights.load<float>(loader, names.mlp_norm, {text.hidden}));
+  VKV_TRY_ASSIGN(qkv, Out::load(loader, {names.q, names.k, names.v}, device_weights));
+  VKV_TRY_ASSIGN(o, Out::load(loader, {names.o}, device_weights));
+  using Wide = CudaLinear<T, T>;
+  VKV_TRY_ASSIGN(gate_up, Wide::load(loader, {names.gate, names.up}, device_weights));
+  VKV_TRY_ASSIGN(down, Out::load(loader, {names.down}, device_weights));
+  return Result<Layer>(Layer{std::move(attention_norm), std::move(mlp_norm), std::move(qkv),
+                             std::move(o), std::move(gate_up), std::move(down)});
+}
+
+template <class T>
+Status CudaDecoder<T>::load_frequency(CudaWeights& device_weights) {
+  const std::vector<float> frequency = rope_frequency(text_.head_dim, text_.rope_theta);
+  VKV_TRY_ASSIGN(array, device_weights.make<float>(frequency.size()));
+  frequency_ = std::move(array);
+  return device_weights.copy(frequency, frequency_.data());
+}
+
+template <class T>
+Result<CudaDecoder<T>> CudaDecoder<T>::load(const TextConfig& text, int32_t image_token,
+                                            const Weights& weights, CudaContext* context,
+                                            CudaWeights& device_weights) {
+  VKV_TRY_ASSIGN(tensors, decoder_tensors(text, weights));
+  const WeightLoader& loader = tensors.loader;
+  CudaDecoder decoder(text, image_token, context);
+  VKV_TRY_ASSIGN(embedding, device_weights.load<T>(loader, DecoderTensors::kEmbedding,
+                                                   {text.vocabulary, text.hidden}));
+  decoder.embedding_ = std::move(embedding);
+  if (!tensors.head.empty()) {
+    const WeightLoader whole_names(&weights);
+    VKV_TRY_ASSIGN(
+        head, device_weights.load<T>(whole_names, tensors.head, {text.vocabulary, text.hidden}));
+    decoder.head_ = std::move(head);
+  }
+  VKV_TRY_ASSIGN(final_norm,
+                 device_weights.load<float>(loader, DecoderTensors::kFinalNorm, {text.hidden}));
+  decoder.final_norm_ = std::move(final_norm);
+  VKV_TRY(decoder.load_frequency(device_weights));
+  for (int index = 0; index < text.layers; ++index) {
+    VKV_TRY_ASSIGN(layer, load_layer(text, loader, index, device_weights));
+    decoder.layers_.push_back(std::move(layer));
+  }
+  return Result<CudaDecoder>(std::move(decoder));
+}
+
+template <class T>
+Status CudaDecoder<T>::reserve_buffers(int64_t token_count) {
+  const int64_t tokens = (token_count + kTokenStep - 1) / kTokenStep * kTokenStep;
+  const int64_t chunk = std::min(tokens, kChunkRows);
+  VKV_TRY(reserve(buffers_.pinned_inputs, 2 * tokens, CudaMemory::kPinned));
+  VKV_TRY(reserve(buffers_.inputs, 2 * tokens));
+  VKV_TRY(reserve(buffers_.x, tokens * text_.hidden));
+  VKV_TRY(reserve(buffers_.q, tokens * q_width()));
+  VKV_TRY(reserve(buffers_.k, tokens * kv_width()));
+  VKV_TRY(reserve(buffers_.v, tokens * kv_width()));
+  VKV_TRY(reserve(buffers_.attended, tokens * q_width()));
+  VKV_TRY(reserve(buffers_.normed, chunk * text_.hidden));
+  VKV_TRY(reserve(buffers_.qkv, chunk * (q_width() + 2 * kv_width())));
+  VKV_TRY(reserve(buffers_.gate_up, chunk * 2 * text_.intermediate));
+  return reserve(buffers_.gated, chunk * text_.intermediate);
+}
+
+// Token ids and positions go up in one copy; visual rows, run by run, to where they belong.
+template <class T>
+Status CudaDecoder<T>::embed(const ForwardRequest& request) {
+  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  const int64_t hidden = text_.hidden;
+  const cudaStream_t stream = context_->stream();
+  int32_t* const host = buffers_.pinned_inputs.data();
+  for (int64_t i = 0; i < token_count; ++i) {
+    host[i] = request.tokens[static_cast<size_t>(i)];
+    host[token_count + i] = static_cast<int32_t>(request.position + i);
+  }
+  VKV_TRY(copy_async(buffers_.inputs.data(), host, static_cast<size_t>(2 * token_count), stream));
+  VKV_TRY(launch_embed<T>({.table = embedding_.data(),
+                           .tokens = buffers_.inputs.data(),
+                           .x = buffers_.x.data(),
+                           .rows = token_count,
+                           .columns = text_.hidden,
+                           .image_token = image_token_},
+                          stream));
+  const float* visual = request.visual.data();
+  for (int64_t begin = 0; begin < token_count;) {
+    int64_t end = begin;
+    while (end < token_count && host[end] == image_token_) ++end;
+    const auto values = static_cast<size_t>((end - begin) * hidden);
+    if (values > 0) {
+      VKV_TRY(copy_async(buffers_.x.data() + begin * hidden, visual, values, stream));
+      visual += values;
+    }
+    begin = std::max(end, begin + 1);
+  }
+  return {};
+}
+
+template <class T>
+Status CudaDecoder<T>::normalise(const CudaArray<float>& weight, const float* x, int64_t rows) {
+  return launch_rms_norm<T>({.x = x,
+                             .weight = weight.data(),
+                             .y = buffers_.normed.data(),
+                             .rows = rows,
+                             .columns = text_.hidden,
+                             .epsilon = text_.norm_epsilon},
+                            context_->stream());
+}
+
+template <class T>
+Status CudaDecoder<T>::project_qkv(const Layer& layer, int64_t token_count, const Watch& watch) {
+  return for_chunks(0, token_count, watch, [&](int64_t first, int64_t rows) -> Status {
+    VKV_TRY(normalise(layer.attention_norm, buffers_.x.data() + first * text_.hidden, rows));
+    VKV_TRY(layer.qkv.run(buffers_.normed.data(), rows, buffers_.qkv.data(), context_->products()));
+    return launch_rotate<T>({.qkv = buffers_.qkv.data(),
+                             .positions = buffers_.inputs.data() + token_count + first,
+                             .frequency = frequency_.data(),
+                             .q = buffers_.q.data() + first * q_width(),
+                             .k = buffers_.k.data() + first * kv_width(),
+                             .v = buffers_.v.data() + first * kv_width(),
+                             .rows = rows,
+                             .q_heads = text_.q_heads,
+                             .kv_heads = text_.kv_heads,
+                             .head_dim = text_.head_dim},
+                            context_->stream());
+  });
+}
+
+// K and V of all tokens go to the cache; the queries are those of the tokens from `first` on.
+template <class T>
+Status CudaDecoder<T>::attend(Cache& cache, int layer, const ForwardRequest& request,
+                              int64_t first) {
+  const int token_count = static_cast<int>(request.tokens.size());
+  VKV_TRY(cache.append(layer, {.sequence = request.sequence,
+                               .token_count = token_count,
+                               .k = buffers_.k.data(),
+                               .v = buffers_.v.data(),
+                               .roles = request.roles}));
+  const AttendRequest attend_request = {.sequence = request.sequence,
+                                        .q_len = token_count - static_cast<int>(first),
+                                        .q = buffers_.q.data() + first * q_width(),
+                                        .out = buffers_.attended.data() + first * q_width(),
+                                        .ends_window = request.ends_window};
+  return cache.attend(layer, {&attend_request, 1});
+}
+
+// Output projection and MLP of the tokens [first, token_count).
+template <class T>
+Status CudaDecoder<T>::finish_layer(const Layer& layer, int64_t first, int64_t token_count,
+                                    const Watch& watch) {
+  CublasProducts& products = context_->products();
+  return for_chunks(first, token_count, watch, [&](int64_t begin, int64_t rows) -> Status {
+    float* const x = buffers_.x.data() + begin * text_.hidden;
+    VKV_TRY(layer.o.run_add(buffers_.attended.data() + begin * q_width(), rows, x, products));
+    VKV_TRY(normalise(layer.mlp_norm, x, rows));
+    VKV_TRY(layer.gate_up.run(buffers_.normed.data(), rows, buffers_.gate_up.data(), products));
+    VKV_TRY(launch_gate<T>({.gate_up = buffers_.gate_up.data(),
+                            .y = buffers_.gated.data(),
+                            .rows = rows,
+                            .columns = text_.intermediate},
+                           context_->stream()));
+    return layer.down.run_add(buffers_.gated.data(), rows, x, products);
+  });
+}
+
+template <class T>
+Result<std::vector<float>> CudaDecoder<T>::logits(int64_t first, int64_t row_count) {
+  const int64_t vocabulary = text_.vocabulary;
+  const int64_t held_rows = std::min(row_count, kLogitRows);
+  VKV_TRY(reserve(buffers_.pinned_logits, held_rows * vocabulary, CudaMemory::kPinned));
+  VKV_TRY(reserve(buffers_.logits, held_rows * vocabulary));
+  std::vector<float> result;
+  result.reserve(static_cast<size_t>(row_count * vocabulary));
+  for (int64_t done = 0; done < row_count; done += held_rows) {
+    const int64_t rows = std::min(held_rows, row_count - done);
+    VKV_TRY(normalise(final_norm_, buffers_.x.data() + (first + done) * text_.hidden, rows));
+    VKV_TRY(context_->products().run(
+        Product<T, float>{.x = buffers_.normed.data(),
+                          .weight = (head_.size() > 0 ? head_ : embedding_).data(),
+                          .y = buffers_.logits.data(),
+                          .rows = rows,
+                          .outputs = text_.vocabulary,
+                          .inputs = text_.hidden}));
+    const auto values = static_cast<size_t>(rows * vocabulary);
+    float* const host = buffers_.pinned_logits.data();
+    VKV_TRY(copy_async(host, buffers_.logits.data(), values, context_->stream()));
+    VKV_TRY(synchronize(context_->stream()));
+    result.insert(result.end(), host, host + values);
+  }
+  return result;
+}
+
+template <class T>
+Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardRequest& request,
+                                               const Watch& watch) {
+  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  const int64_t first_logit = token_count - request.logit_count;
+  VKV_TRY(reserve_buffers(token_count));
+  VKV_TRY(embed(request));
+
+  const auto total = static_cast<uint64_t>(token_count) * layers_.size();
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    VKV_TRY(project_qkv(layers_[index], token_count, watch));
+    const bool is_last = index + 1 == layers_.size();
+    const int64_t first_query = is_last ? first_query_of_last_layer(request) : 0;
+    VKV_TRY(attend(cache, static_cast<int>(index), request, first_query));
+    VKV_TRY(finish_layer(layers_[index], is_last ? first_logit : 0, token_count, watch));
+    if (token_count >= kWatchedTokens) VKV_TRY(synchronize(context_->stream()));
+    watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
+  }
+  return logits(first_logit, request.logit_count);
+}
+
+template <class T>
+Result<std::vector<float>> CudaDecoder<T>::forward(Cache& cache, const ForwardRequest& request,
+                                                   const Watch& watch) {
+  auto result = run(cache, request, watch);
+  const Status finished = synchronize(context_->stream());
+  VKV_TRY(result.status());
+  VKV_TRY(finished);
+  return result;
+}
+
+template class CudaDecoder<float>;
+template class CudaDecoder<__nv_bfloat16>;
+
+}  // namespace vkv

@@ -1,0 +1,77 @@
+// cuda_model.cpp: the model on a GPU.
+// SPDX-License-Identifier: Apache-2.0
+#include <optional>
+
+#include "tools/mllm/cuda/cuda_context.h"
+#include "tools/mllm/cuda/cuda_decoder.h"
+#include "tools/mllm/cuda/cuda_vision.h"
+#include "tools/mllm/cuda/cuda_weights.h"
+#include "tools/mllm/model_backend.h"
+
+namespace vkv {
+namespace {
+
+// T as in CudaDecoder.
+template <class T>
+class CudaModel : public ModelBackend {
+ public:
+  explicit CudaModel(std::unique_ptr<CudaContext> context) : context_(std::move(context)) {}
+
+  Status load(const Checkpoint& checkpoint) {
+    const ModelConfig& config = checkpoint.config;
+    CudaWeights weights(context_->stream());
+    if (config.has_vision()) {
+      VKV_TRY_ASSIGN(
+          vision, CudaVisionTower<T>::load(config, *checkpoint.weights, context_.get(), weights));
+      vision_.emplace(std::move(vision));
+    }
+    VKV_TRY_ASSIGN(decoder, CudaDecoder<T>::load(config.text, config.image_token,
+                                                 *checkpoint.weights, context_.get(), weights));
+    decoder_.emplace(std::move(decoder));
+    weight_bytes_ = weights.bytes();
+    return synchronize(context_->stream());
+  }
+
+  ElementType element() const override {
+    return std::is_same_v<T, float> ? ElementType::kF32 : ElementType::kBf16;
+  }
+  void* cuda_stream() const override { return context_->stream(); }
+  uint64_t weight_bytes() const override { return weight_bytes_; }
+
+  Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
+                                           const Watch& watch) override {
+    VKV_TRY(context_->use());
+    return vision_->encode(images, watch);
+  }
+
+  Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
+                                     const Watch& watch) override {
+    VKV_TRY(context_->use());
+    return decoder_->forward(cache, request, watch);
+  }
+
+ private:
+  std::unique_ptr<CudaContext> context_;
+  std::optional<CudaVisionTower<T>> vision_;
+  std::optional<CudaDecoder<T>> decoder_;
+  uint64_t weight_bytes_ = 0;
+};
+
+template <class T>
+Result<std::unique_ptr<ModelBackend>> load_model(const Checkpoint& checkpoint,
+                                                 std::unique_ptr<CudaContext> context) {
+  auto model = std::make_unique<CudaModel<T>>(std::move(context));
+  VKV_TRY(model->load(checkpoint));
+  return std::unique_ptr<ModelBackend>(std::move(model));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelBackend>> load_cuda_model(const Checkpoint& checkpoint,
+                                                      const ModelOptions& options) {
+  VKV_TRY_ASSIGN(context, CudaContext::make(options.device_index));
+  if (options.cuda_in_fp32) return load_model<float>(checkpoint, std::move(context));
+  return load_model<__nv_bfloat16>(checkpoint, std::move(context));
+}
+
+}  // namespace vkv
