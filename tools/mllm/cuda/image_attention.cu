@@ -1,4 +1,4 @@
-// image_attention.cu: attention inside pictures, for the vision tower on the GPU.
+// image_attention.cu: attention inside pictures in fp32, which is what comparisons use.
 // SPDX-License-Identifier: Apache-2.0
 //
 // A block has 16 queries of one head, four a warp, and walks over the keys in tiles of 32: first a
@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "kernels/cuda_handles.h"
-#include "tools/mllm/cuda/cuda_values.cuh"
 #include "tools/mllm/cuda/image_attention.h"
 
 namespace vkv {
@@ -17,9 +16,9 @@ constexpr int kQueries = 4;  // a warp
 constexpr int kKeys = 32;    // a tile: one a lane
 
 // kSteps: channels of a lane; the head has up to 32 * kSteps.
-template <int kSteps, class T>
+template <int kSteps>
 __global__ void __launch_bounds__(kWarps * 32)
-    image_attention_kernel(const ImageAttentionParams<T> params, float scale) {
+    image_attention_kernel(const ImageAttentionParams<float> params, float scale) {
   constexpr int kChannels = 32 * kSteps;
   constexpr int kRow = kChannels + 4;  // so that float4s of 8 neighbouring keys miss no bank
   __shared__ __align__(16) float k_tile[kKeys][kRow];
@@ -32,13 +31,13 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int head = blockIdx.y;
   const int64_t image = blockIdx.z;
   const int first_query = blockIdx.x * kWarps * kQueries;
-  const T* const image_qkv = params.qkv + image * params.positions * 3 * width + head * dim;
+  const float* const image_qkv = params.qkv + image * params.positions * 3 * width + head * dim;
 
   // Channels behind the head's last are zero: they change no score.
   for (int i = threadIdx.x; i < kWarps * kQueries * kChannels; i += blockDim.x) {
     const int row = i / kChannels, channel = i % kChannels, query = first_query + row;
     q_tile[row][channel] = query < params.positions && channel < dim
-                               ? widened(image_qkv[query * 3 * width + channel]) * scale
+                               ? image_qkv[query * 3 * width + channel] * scale
                                : 0.0f;
   }
 
@@ -52,9 +51,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     for (int i = threadIdx.x; i < kKeys * kChannels; i += blockDim.x) {
       const int row = i / kChannels, channel = i % kChannels;
       const bool inside = row < keys && channel < dim;
-      const T* const source = image_qkv + (first_key + row) * 3 * width + width + channel;
-      k_tile[row][channel] = inside ? widened(source[0]) : 0.0f;
-      v_tile[row][channel] = inside ? widened(source[width]) : 0.0f;
+      const float* const source = image_qkv + (first_key + row) * 3 * width + width + channel;
+      k_tile[row][channel] = inside ? source[0] : 0.0f;
+      v_tile[row][channel] = inside ? source[width] : 0.0f;
     }
     __syncthreads();
 
@@ -97,32 +96,28 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (int query = 0; query < kQueries; ++query) {
     const int64_t position = first_query + warp * kQueries + query;
     if (position >= params.positions) return;
-    T* const target = params.out + (image * params.positions + position) * width + head * dim;
+    float* const target = params.out + (image * params.positions + position) * width + head * dim;
     for (int i = 0; i < kSteps; ++i)
-      if (i * 32 + lane < dim) store(out[query][i] / sum[query], target + i * 32 + lane);
+      if (i * 32 + lane < dim) target[i * 32 + lane] = out[query][i] / sum[query];
   }
 }
 
 }  // namespace
 
-template <class T>
-Status launch_image_attention(const ImageAttentionParams<T>& params, cudaStream_t stream) {
+template <>
+Status launch_image_attention(const ImageAttentionParams<float>& params, cudaStream_t stream) {
   VKV_CHECK(params.head_dim >= 1 && params.head_dim <= kImageHeadDimMax);
-  constexpr int64_t kGridImagesMax = 65535;  // of gridDim.z
-  VKV_CHECK(params.image_count <= kGridImagesMax);
+  VKV_CHECK(params.image_count <= kImagesMax);
   if (params.image_count == 0) return {};
   constexpr int kBlockQueries = kWarps * kQueries;
   const dim3 grid(static_cast<unsigned>((params.positions + kBlockQueries - 1) / kBlockQueries),
                   static_cast<unsigned>(params.heads), static_cast<unsigned>(params.image_count));
   const float scale = 1.0f / std::sqrt(static_cast<float>(params.head_dim));
-  const auto kernel = params.head_dim <= 64   ? image_attention_kernel<2, T>
-                      : params.head_dim <= 96 ? image_attention_kernel<3, T>
-                                              : image_attention_kernel<4, T>;
+  const auto kernel = params.head_dim <= 64   ? image_attention_kernel<2>
+                      : params.head_dim <= 96 ? image_attention_kernel<3>
+                                              : image_attention_kernel<4>;
   kernel<<<grid, kWarps * 32, 0, stream>>>(params, scale);
   return launch_status("image_attention_kernel");
 }
-
-template Status launch_image_attention(const ImageAttentionParams<float>&, cudaStream_t);
-template Status launch_image_attention(const ImageAttentionParams<__nv_bfloat16>&, cudaStream_t);
 
 }  // namespace vkv
