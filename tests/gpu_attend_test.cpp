@@ -69,6 +69,36 @@ TEST_F(gpu_attend, codes_agree_with_the_formula_for_every_head_dim_and_group) {
   }
 }
 
+// One token whose key is 1 in one channel: its score is that channel of the query.
+TEST_F(gpu_attend, every_channel_of_a_key_meets_its_own_of_the_query) {
+  for (const int head_dim : {8, 24, 32, 64, 80, 96, 128, 256}) {
+    for (const int group : {1, 4, 5, 8}) {
+      const KvShape shape = {.layers = 1, .q_heads = group, .kv_heads = 1, .head_dim = head_dim};
+      const std::vector<float> q = random_queries(shape, 1, 180);
+      for (const Codec codec : {Codec::kF16, Codec::kBf16}) {
+        std::string wrong;
+        for (int channel = 0; channel < head_dim; ++channel) {
+          Tokens tokens = random_tokens(shape, 1, 181, {}, codec);
+          for (int c = 0; c < head_dim; ++c)
+            tokens.k[static_cast<size_t>(c)] = float_to_16_bit(codec, c == channel ? 1.0f : 0.0f);
+          const AttendItem open = item_over(shape, 1, q, {}, tokens.open());
+          const Record record =
+              encode_rows(oracle(), tokens, row_range(0, 1), {.k_codec = codec, .v_codec = codec});
+          const AttendItem sealed = item_over(shape, 1, q, {&record.view, 1});
+          const AttendItem items[] = {open, sealed};
+          const std::vector<Partial> partials = attend_on_gpu(items);
+          for (int head = 0; head < group; ++head)
+            for (const Partial& partial : partials)
+              if (std::abs(partial.lse[head] - open.scale * q[head * head_dim + channel]) > 1e-5)
+                wrong += " " + std::to_string(channel) + "/" + std::to_string(head);
+        }
+        EXPECT_EQ(wrong, "") << "channel/head of head_dim " << head_dim << ", group " << group
+                             << ", " << name(codec);
+      }
+    }
+  }
+}
+
 TEST_F(gpu_attend, several_queries_see_blocks_whole_and_open_tokens_causally) {
   const struct {
     int head_dim, q_len, open_count;
