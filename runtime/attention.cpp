@@ -42,7 +42,7 @@ size_t Attention::scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max) {
 
 Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float scale,
                                                    Backend& backend, Stager* stager,
-                                                   DramPool& pool) {
+                                                   MemoryPool& pool) {
   const size_t bytes = scratch_bytes(shape, pool.bytes_max());
   VKV_TRY_ASSIGN(scratch, pool.allocate(bytes, "partial results of attention"));
   return std::unique_ptr<Attention>(

@@ -15,7 +15,7 @@
 #include "runtime/base/backend.h"
 #include "runtime/sequence.h"
 #include "runtime/stager.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -35,7 +35,8 @@ class Attention {
  public:
   // `stager` may be nullptr: no NVMe tier. Errors: kOutOfMemory for its scratch memory.
   static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
-                                                 Backend& backend, Stager* stager, DramPool& pool);
+                                                 Backend& backend, Stager* stager,
+                                                 MemoryPool& pool);
 
   // Of the scratch memory: the partial of one chunk, and up to 4 MiB where a sixteenth of the DRAM
   // budget allows it.
@@ -59,7 +60,8 @@ class Attention {
     float* lse = nullptr;
   };
 
-  Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager, DramBuffer scratch)
+  Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager,
+            MemoryBuffer scratch)
       : shape_(shape),
         scale_(scale),
         backend_(backend),
@@ -92,7 +94,7 @@ class Attention {
   const float scale_;
   Backend& backend_;
   Stager* stager_;
-  DramBuffer scratch_;  // partials of a wave
+  MemoryBuffer scratch_;  // partials of a wave
 };
 
 }  // namespace vkv

@@ -30,8 +30,8 @@ uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
 
 class CacheImpl final : public Cache {
  public:
-  CacheImpl(CacheOptions options, std::unique_ptr<DramPool> pool, std::unique_ptr<BlockStore> store,
-            std::unique_ptr<Backend> backend)
+  CacheImpl(CacheOptions options, std::unique_ptr<MemoryPool> pool,
+            std::unique_ptr<BlockStore> store, std::unique_ptr<Backend> backend)
       : options_(std::move(options)),
         pool_(std::move(pool)),
         store_(std::move(store)),
@@ -96,7 +96,7 @@ class CacheImpl final : public Cache {
 
   const CacheOptions options_;
   mutable std::mutex mutex_;  // guards all below; members are destroyed users first
-  std::unique_ptr<DramPool> pool_;
+  std::unique_ptr<MemoryPool> pool_;
   std::unique_ptr<BlockStore> store_;  // nullptr: no NVMe tier
   std::unique_ptr<Backend> backend_;
   Placement placement_;
@@ -105,7 +105,7 @@ class CacheImpl final : public Cache {
   std::unique_ptr<Promoter> promoter_;
   std::unique_ptr<Sealer> sealer_;
   QualityMeter meter_;
-  DramBuffer scratch_;
+  MemoryBuffer scratch_;
   std::map<SequenceId, std::unique_ptr<SequenceState>> sequences_;
   uint64_t next_id_ = 1;
   CacheStats counters_;
@@ -286,7 +286,7 @@ Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendR
   size_t queries = 0;
   for (const AttendRequest& request : requests) queries += static_cast<size_t>(request.q_len);
   if (queries * row * sizeof(float) > scratch_.bytes().size()) {
-    scratch_ = DramBuffer();
+    scratch_ = MemoryBuffer();
     VKV_TRY_ASSIGN(buffer, placement_.allocate(queries * row * sizeof(float), "an attend call"));
     scratch_ = std::move(buffer);
   }
@@ -341,7 +341,7 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   const Status sealed = seal(layer, requests, tasks);
   if (stager_) stager_->drop_orphans();  // of copies that were given up
   counters_.encode_seconds += sealing.seconds();
-  if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = DramBuffer();
+  if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = MemoryBuffer();
   return sealed;
 }
 
@@ -444,7 +444,7 @@ Result<std::unique_ptr<Cache>> Cache::open(const CacheOptions& requested) {
                                              .io = options.io_backend}));
     store = std::move(opened);
   }
-  auto pool = std::make_unique<DramPool>(options.dram_bytes_max);
+  auto pool = std::make_unique<MemoryPool>(options.dram_bytes_max);
   auto cache = std::make_unique<CacheImpl>(std::move(options), std::move(pool), std::move(store),
                                            std::move(backend));
   VKV_TRY(cache->prepare());

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "runtime/base/block_format.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -17,7 +17,7 @@ namespace vkv {
 class ChargedBytes {
  public:
   // Errors: kOutOfMemory.
-  static Result<std::shared_ptr<ChargedBytes>> make(DramPool& pool, size_t byte_count,
+  static Result<std::shared_ptr<ChargedBytes>> make(MemoryPool& pool, size_t byte_count,
                                                     std::string_view purpose) {
     VKV_TRY(pool.charge(byte_count, purpose));
     return std::shared_ptr<ChargedBytes>(new ChargedBytes(pool, byte_count));
@@ -36,12 +36,12 @@ class ChargedBytes {
     }
   };
 
-  ChargedBytes(DramPool& pool, size_t byte_count)
+  ChargedBytes(MemoryPool& pool, size_t byte_count)
       : pool_(pool),
         byte_count_(byte_count),
         bytes_(new (std::align_val_t{kRecordAlignment}) std::byte[byte_count]{}) {}
 
-  DramPool& pool_;
+  MemoryPool& pool_;
   size_t byte_count_;
   std::unique_ptr<std::byte[], AlignedDelete> bytes_;
 };

@@ -13,7 +13,7 @@ Status add_sample(const EncodeExtentRequest& request, const KvShape& shape, Plac
                   const Block& block, const EncodeItem& item) {
   const size_t row_values = static_cast<size_t>(shape.kv_heads * shape.head_dim);
   const size_t values = item.rows.size() * row_values;
-  Result<DramBuffer> buffer =
+  Result<MemoryBuffer> buffer =
       placement.allocate(2 * values * sizeof(uint16_t), "a sample of quality");
   if (!buffer.ok()) return {};  // measuring must not fail what is measured
   uint16_t* const k = reinterpret_cast<uint16_t*>(buffer.value().data());

@@ -23,7 +23,7 @@ BlockView view_of(const KvShape& shape, const Block& block, const std::byte* rec
   return view;
 }
 
-Extent::Extent(int layer, uint64_t serial, ExtentContent content, DramBuffer bytes)
+Extent::Extent(int layer, uint64_t serial, ExtentContent content, MemoryBuffer bytes)
     : layer_(layer),
       serial_(serial),
       byte_count_(bytes.bytes().size()),

@@ -15,7 +15,7 @@
 #include "runtime/base/backend.h"
 #include "runtime/charged_bytes.h"
 #include "transfer/block_store.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/options.h"
 #include "vkv/types.h"
 
@@ -65,7 +65,7 @@ struct ExtentContent {
 
 class Extent {
  public:
-  Extent(int layer, uint64_t serial, ExtentContent content, DramBuffer bytes);
+  Extent(int layer, uint64_t serial, ExtentContent content, MemoryBuffer bytes);
   ~Extent();
   Extent(const Extent&) = delete;
   Extent& operator=(const Extent&) = delete;
@@ -80,7 +80,7 @@ class Extent {
   uint32_t original_count() const { return content_.original_count; }
   uint64_t table_bytes() const { return sizeof(Extent) + blocks().size() * sizeof(Block); }
 
-  DramBuffer& dram() { return bytes_; }
+  MemoryBuffer& dram() { return bytes_; }
   StoreExtent& stored() { return stored_; }
 
   // Views of its blocks where the bytes lie now: `base` is its DRAM or a staging slot.
@@ -96,7 +96,7 @@ class Extent {
   const uint64_t serial_;
   const uint64_t byte_count_;
   const ExtentContent content_;
-  DramBuffer bytes_;    // empty on NVMe
+  MemoryBuffer bytes_;  // empty on NVMe
   StoreExtent stored_;  // byte_count 0 in DRAM
   Placement* placement_ = nullptr;
 };

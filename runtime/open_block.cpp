@@ -43,19 +43,19 @@ void keep_rows(T* rows, size_t values, std::span<const uint8_t> gone) {
 
 }  // namespace
 
-uint32_t* OpenBlock::positions(const DramBuffer& buffer) const {
+uint32_t* OpenBlock::positions(const MemoryBuffer& buffer) const {
   return reinterpret_cast<uint32_t*>(buffer.data());
 }
 
-uint16_t* OpenBlock::k(const DramBuffer& buffer) const {
+uint16_t* OpenBlock::k(const MemoryBuffer& buffer) const {
   return reinterpret_cast<uint16_t*>(positions(buffer) + capacity(buffer));
 }
 
-uint16_t* OpenBlock::v(const DramBuffer& buffer) const {
+uint16_t* OpenBlock::v(const MemoryBuffer& buffer) const {
   return k(buffer) + capacity(buffer) * row_values();
 }
 
-TokenClass* OpenBlock::classes(const DramBuffer& buffer) const {
+TokenClass* OpenBlock::classes(const MemoryBuffer& buffer) const {
   return reinterpret_cast<TokenClass*>(v(buffer) + capacity(buffer) * row_values());
 }
 
@@ -123,7 +123,7 @@ Status OpenBlock::reallocate(Placement& placement, size_t capacity) {
   return {};
 }
 
-void OpenBlock::copy_rows(DramBuffer& target) const {
+void OpenBlock::copy_rows(MemoryBuffer& target) const {
   if (token_count_ == 0) return;
   std::copy_n(positions(buffer_), rows(), positions(target));
   std::copy_n(k(buffer_), rows() * row_values(), k(target));

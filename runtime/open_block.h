@@ -7,7 +7,7 @@
 
 #include "runtime/base/backend.h"
 #include "runtime/precision.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -54,21 +54,21 @@ class OpenBlock {
  private:
   size_t rows() const { return static_cast<size_t>(token_count_); }
   size_t row_values() const { return static_cast<size_t>(shape_.kv_heads * shape_.head_dim); }
-  uint16_t* k(const DramBuffer& buffer) const;
-  uint16_t* v(const DramBuffer& buffer) const;
-  uint32_t* positions(const DramBuffer& buffer) const;
-  TokenClass* classes(const DramBuffer& buffer) const;
-  size_t capacity(const DramBuffer& buffer) const {
+  uint16_t* k(const MemoryBuffer& buffer) const;
+  uint16_t* v(const MemoryBuffer& buffer) const;
+  uint32_t* positions(const MemoryBuffer& buffer) const;
+  TokenClass* classes(const MemoryBuffer& buffer) const;
+  size_t capacity(const MemoryBuffer& buffer) const {
     return buffer.bytes().size() / row_bytes(shape_);
   }
   // Moves the rows to a buffer for at least `capacity` of them.
   Status reallocate(Placement& placement, size_t capacity);
-  void copy_rows(DramBuffer& target) const;
+  void copy_rows(MemoryBuffer& target) const;
 
   KvShape shape_;
   Codec codec_ = Codec::kF16;
   int token_count_ = 0;
-  DramBuffer buffer_;  // positions, k, v, classes: an array each
+  MemoryBuffer buffer_;  // positions, k, v, classes: an array each
 };
 
 }  // namespace vkv

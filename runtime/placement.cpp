@@ -13,8 +13,8 @@ bool Placement::LeastValueFirst::operator()(const Extent* a, const Extent* b) co
   return a->serial() > b->serial();
 }
 
-Result<DramBuffer> Placement::allocate(uint64_t byte_count, std::string_view purpose) {
-  Result<DramBuffer> buffer = pool_.allocate(byte_count, purpose);
+Result<MemoryBuffer> Placement::allocate(uint64_t byte_count, std::string_view purpose) {
+  Result<MemoryBuffer> buffer = pool_.allocate(byte_count, purpose);
   while (!buffer.ok() && buffer.status().code() == Code::kOutOfMemory && store_ != nullptr &&
          !resident_.empty()) {
     VKV_TRY(demote(byte_count));
@@ -24,7 +24,7 @@ Result<DramBuffer> Placement::allocate(uint64_t byte_count, std::string_view pur
 }
 
 Result<std::shared_ptr<Extent>> Placement::admit(int layer, ExtentContent content,
-                                                 DramBuffer bytes) {
+                                                 MemoryBuffer bytes) {
   auto extent =
       std::make_shared<Extent>(layer, next_serial_++, std::move(content), std::move(bytes));
   Status charged = pool_.charge(extent->table_bytes(), "block table");
@@ -115,7 +115,7 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
     resident_bytes_ -= extent->byte_count();
     const bool original = extent->kind() == ExtentKind::kOriginal;
     if (original) original_bytes_of(*extent) -= extent->byte_count();
-    extent->bytes_ = DramBuffer();
+    extent->bytes_ = MemoryBuffer();
     if (original) original_bytes_of(*extent) += extent->byte_count();
     ++nvme_extents_;
     demoted_bytes_ += extent->byte_count();

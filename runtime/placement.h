@@ -16,7 +16,7 @@
 
 #include "runtime/extent.h"
 #include "transfer/block_store.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -24,16 +24,16 @@ namespace vkv {
 class Placement {
  public:
   // `store` may be nullptr: no NVMe tier. Both outlive every extent.
-  Placement(DramPool& pool, BlockStore* store, uint64_t block_bytes_max)
+  Placement(MemoryPool& pool, BlockStore* store, uint64_t block_bytes_max)
       : pool_(pool), store_(store), block_bytes_max_(block_bytes_max) {}
 
   // Memory in DRAM, demoting extents of less value until it fits. Errors: kOutOfMemory naming the
   // tier that is full, kIo when a demotion could not be written; nothing is lost.
-  Result<DramBuffer> allocate(uint64_t byte_count, std::string_view purpose);
+  Result<MemoryBuffer> allocate(uint64_t byte_count, std::string_view purpose);
 
   // Takes a sealed extent into account, and demotes what exceeds the share of blocks. Errors:
   // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
-  Result<std::shared_ptr<Extent>> admit(int layer, ExtentContent content, DramBuffer bytes);
+  Result<std::shared_ptr<Extent>> admit(int layer, ExtentContent content, MemoryBuffer bytes);
 
   // Moves all originals that lie in DRAM to NVMe. Errors: kOutOfMemory, kIo.
   Status demote_originals();
@@ -57,7 +57,7 @@ class Placement {
   Status write_out(const std::vector<Extent*>& extents);
   uint64_t& original_bytes_of(const Extent& extent);
 
-  DramPool& pool_;
+  MemoryPool& pool_;
   BlockStore* store_;
   const uint64_t block_bytes_max_;               // in DRAM
   std::set<Extent*, LeastValueFirst> resident_;  // in DRAM

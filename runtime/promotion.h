@@ -44,7 +44,7 @@ class Promoter {
  public:
   // `options` outlives it, defaults filled in. stager: nullptr without an NVMe tier.
   Promoter(const CacheOptions& options, float scale, Backend& backend, Placement& placement,
-           DramPool& pool, Stager* stager)
+           MemoryPool& pool, Stager* stager)
       : options_(options),
         scale_(scale),
         backend_(backend),
@@ -86,7 +86,7 @@ class Promoter {
   const float scale_;
   Backend& backend_;
   Placement& placement_;
-  DramPool& pool_;
+  MemoryPool& pool_;
   Stager* stager_;
 };
 

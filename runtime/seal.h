@@ -37,7 +37,7 @@ class Sealer {
  public:
   // `options` outlives it, defaults filled in.
   Sealer(const CacheOptions& options, float scale, Backend& backend, Placement& placement,
-         DramPool& pool, Promoter& promoter)
+         MemoryPool& pool, Promoter& promoter)
       : options_(options),
         scale_(scale),
         backend_(backend),
@@ -74,7 +74,7 @@ class Sealer {
   const float scale_;
   Backend& backend_;
   Placement& placement_;
-  DramPool& pool_;
+  MemoryPool& pool_;
   Promoter& promoter_;
 };
 

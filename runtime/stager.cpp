@@ -8,7 +8,7 @@
 
 namespace vkv {
 
-Result<std::unique_ptr<Stager>> Stager::make(DramPool& pool, BlockStore& store, int slot_count,
+Result<std::unique_ptr<Stager>> Stager::make(MemoryPool& pool, BlockStore& store, int slot_count,
                                              uint64_t slot_bytes) {
   std::vector<Slot> slots(static_cast<size_t>(slot_count));
   for (Slot& slot : slots) {

@@ -13,7 +13,7 @@
 
 #include "runtime/extent.h"
 #include "transfer/block_store.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -28,7 +28,7 @@ struct StagerStats {
 class Stager {
  public:
   // Takes slot_count slots of slot_bytes out of the pool. Errors: kOutOfMemory.
-  static Result<std::unique_ptr<Stager>> make(DramPool& pool, BlockStore& store, int slot_count,
+  static Result<std::unique_ptr<Stager>> make(MemoryPool& pool, BlockStore& store, int slot_count,
                                               uint64_t slot_bytes);
   ~Stager();
 
@@ -50,7 +50,7 @@ class Stager {
 
  private:
   struct Slot {
-    DramBuffer buffer;
+    MemoryBuffer buffer;
     std::shared_ptr<Extent> extent;     // nullptr: free
     IoTicket ticket = IoTicket::kNone;  // kNone: read, or free
     Status failure;                     // of the read

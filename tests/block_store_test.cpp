@@ -19,15 +19,15 @@
 #include <vector>
 
 #include "tests/temporary_directory.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 
 namespace vkv {
 namespace {
 
 constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB;
 
-DramBuffer filled(DramPool& pool, uint64_t byte_count, uint64_t seed) {
-  DramBuffer buffer = std::move(pool.allocate(byte_count, "a test").value());
+MemoryBuffer filled(MemoryPool& pool, uint64_t byte_count, uint64_t seed) {
+  MemoryBuffer buffer = std::move(pool.allocate(byte_count, "a test").value());
   std::mt19937_64 random(seed);
   for (size_t i = 0; i + 8 <= buffer.bytes().size(); i += 8) {
     const uint64_t word = random();
@@ -50,7 +50,7 @@ class BlockStoreTest : public testing::TestWithParam<IoBackend> {
   }
 
   // Reserves, writes and waits.
-  StoreExtent written(BlockStore& store, const DramBuffer& buffer) {
+  StoreExtent written(BlockStore& store, const MemoryBuffer& buffer) {
     StoreExtent extent = store.reserve(buffer.bytes().size()).value();
     const IoTicket ticket = store.submit_write(extent, buffer.bytes()).value();
     const Status status = store.wait(ticket);
@@ -59,7 +59,7 @@ class BlockStoreTest : public testing::TestWithParam<IoBackend> {
   }
 
   // Reads into poison and waits.
-  Status read(BlockStore& store, const StoreExtent& extent, DramBuffer& buffer) {
+  Status read(BlockStore& store, const StoreExtent& extent, MemoryBuffer& buffer) {
     std::memset(buffer.data(), 0xff, buffer.bytes().size());
     const IoTicket ticket = store.submit_read(extent, buffer.bytes()).value();
     return store.wait(ticket);
@@ -67,13 +67,13 @@ class BlockStoreTest : public testing::TestWithParam<IoBackend> {
 
   TemporaryDirectory directory_;
   const std::string path_ = directory_ / "kv.store";
-  DramPool pool_{256 * kMiB};
+  MemoryPool pool_{256 * kMiB};
 };
 
 TEST_P(BlockStoreTest, extents_of_odd_sizes_come_back_in_any_order) {
   const auto store = open(64 * kMiB);
   std::mt19937_64 random(7);
-  std::vector<DramBuffer> sources;
+  std::vector<MemoryBuffer> sources;
   std::vector<StoreExtent> extents;
   std::vector<IoTicket> tickets;
   for (uint64_t i = 0; i < 100; ++i) {
@@ -88,7 +88,7 @@ TEST_P(BlockStoreTest, extents_of_odd_sizes_come_back_in_any_order) {
   std::vector<size_t> order(extents.size());
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), random);
-  std::vector<DramBuffer> targets(extents.size());
+  std::vector<MemoryBuffer> targets(extents.size());
   std::vector<IoTicket> reads(extents.size());
   for (const size_t i : order) {
     targets[i] = filled(pool_, extents[i].byte_count, 12345);
@@ -112,13 +112,13 @@ TEST_P(BlockStoreTest, threads_write_read_and_release_at_once) {
   for (uint64_t thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&, thread] {
       std::mt19937_64 random(thread);
-      std::vector<std::pair<StoreExtent, DramBuffer>> held;
+      std::vector<std::pair<StoreExtent, MemoryBuffer>> held;
       for (uint64_t step = 0; step < 60; ++step) {
-        DramBuffer buffer = filled(pool_, 1 + random() % (256 * kKiB), thread * 1000 + step);
+        MemoryBuffer buffer = filled(pool_, 1 + random() % (256 * kKiB), thread * 1000 + step);
         const StoreExtent extent = written(*store, buffer);
         held.emplace_back(extent, std::move(buffer));
         std::swap(held[random() % held.size()], held.back());
-        DramBuffer target = filled(pool_, held.back().first.byte_count, 99);
+        MemoryBuffer target = filled(pool_, held.back().first.byte_count, 99);
         const IoTicket ticket = store->submit_read(held.back().first, target.bytes()).value();
         while (step % 3 == 0 && !store->ready(ticket)) std::this_thread::yield();
         const Status status = store->wait(ticket);
@@ -135,20 +135,20 @@ TEST_P(BlockStoreTest, threads_write_read_and_release_at_once) {
 
 TEST_P(BlockStoreTest, a_write_outlives_the_thread_that_submitted_it) {
   const auto store = open(64 * kMiB);
-  const DramBuffer source = filled(pool_, 8 * kMiB, 3);
+  const MemoryBuffer source = filled(pool_, 8 * kMiB, 3);
   StoreExtent extent = store->reserve(8 * kMiB).value();
   IoTicket ticket = IoTicket::kNone;
   std::thread([&] { ticket = store->submit_write(extent, source.bytes()).value(); }).join();
   const Status status = store->wait(ticket);
   ASSERT_TRUE(status.ok()) << status.message();
-  DramBuffer target = filled(pool_, 8 * kMiB, 4);
+  MemoryBuffer target = filled(pool_, 8 * kMiB, 4);
   EXPECT_TRUE(read(*store, extent, target).ok());
   EXPECT_TRUE(same(source.bytes(), target.bytes()));
 }
 
 TEST_P(BlockStoreTest, more_submissions_than_may_be_in_flight_do_not_block_for_ever) {
   const auto store = open(64 * kMiB, 2);
-  const DramBuffer source = filled(pool_, 64 * kKiB, 1);
+  const MemoryBuffer source = filled(pool_, 64 * kKiB, 1);
   std::vector<StoreExtent> extents(50);
   std::vector<IoTicket> tickets;
   for (StoreExtent& extent : extents) {
@@ -159,10 +159,10 @@ TEST_P(BlockStoreTest, more_submissions_than_may_be_in_flight_do_not_block_for_e
 }
 
 TEST_P(BlockStoreTest, closing_drains_what_nobody_waited_for) {
-  DramBuffer target = filled(pool_, 4 * kMiB, 2);
+  MemoryBuffer target = filled(pool_, 4 * kMiB, 2);
   {
     const auto store = open(64 * kMiB);
-    const DramBuffer source = filled(pool_, 4 * kMiB, 1);
+    const MemoryBuffer source = filled(pool_, 4 * kMiB, 1);
     const StoreExtent extent = written(*store, source);
     ASSERT_TRUE(store->submit_read(extent, target.bytes()).ok());
   }
@@ -171,7 +171,7 @@ TEST_P(BlockStoreTest, closing_drains_what_nobody_waited_for) {
 
 TEST_P(BlockStoreTest, a_flipped_bit_on_disk_is_data_loss_and_names_the_offset) {
   const auto store = open(64 * kMiB);
-  const DramBuffer source = filled(pool_, 128 * kKiB, 1);
+  const MemoryBuffer source = filled(pool_, 128 * kKiB, 1);
   const StoreExtent good = written(*store, source), bad = written(*store, source);
   const int file = ::open(path_.c_str(), O_RDWR);
   char byte = 0;
@@ -182,7 +182,7 @@ TEST_P(BlockStoreTest, a_flipped_bit_on_disk_is_data_loss_and_names_the_offset) 
   ASSERT_EQ(fsync(file), 0);
   close(file);
 
-  DramBuffer target = filled(pool_, 128 * kKiB, 2);
+  MemoryBuffer target = filled(pool_, 128 * kKiB, 2);
   EXPECT_TRUE(read(*store, good, target).ok());
   const Status status = read(*store, bad, target);
   EXPECT_EQ(status.code(), Code::kDataLoss);
@@ -194,15 +194,15 @@ TEST_P(BlockStoreTest, a_flipped_bit_on_disk_is_data_loss_and_names_the_offset) 
 TEST_P(BlockStoreTest, an_extent_that_was_never_written_is_data_loss) {
   const auto store = open(64 * kMiB);
   const StoreExtent extent = store->reserve(64 * kKiB).value();
-  DramBuffer target = filled(pool_, 64 * kKiB, 2);
+  MemoryBuffer target = filled(pool_, 64 * kKiB, 2);
   EXPECT_EQ(read(*store, extent, target).code(), Code::kDataLoss);
 }
 
 TEST_P(BlockStoreTest, a_truncated_file_is_data_loss_and_does_not_hang) {
   const auto store = open(64 * kMiB);
-  const DramBuffer source = filled(pool_, 256 * kKiB, 1);
+  const MemoryBuffer source = filled(pool_, 256 * kKiB, 1);
   const StoreExtent first = written(*store, source), second = written(*store, source);
-  DramBuffer target = filled(pool_, 256 * kKiB, 2);
+  MemoryBuffer target = filled(pool_, 256 * kKiB, 2);
   for (const uint64_t cut : {uint64_t{8192}, uint64_t{1000}, uint64_t{0}}) {
     ASSERT_EQ(truncate(path_.c_str(), static_cast<off_t>(second.file_offset + cut)), 0);
     const Status status = read(*store, second, target);
@@ -248,7 +248,7 @@ using BlockStoreDeathTest = BlockStoreTest;
 TEST_P(BlockStoreDeathTest, misuse_stops_the_process) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto store = open(64 * kMiB);
-  const DramBuffer source = filled(pool_, 64 * kKiB, 1);
+  const MemoryBuffer source = filled(pool_, 64 * kKiB, 1);
   StoreExtent extent = store->reserve(64 * kKiB).value();
   const IoTicket ticket = store->submit_write(extent, source.bytes()).value();
   EXPECT_DEATH(store->release(extent), "check failed");  // in flight

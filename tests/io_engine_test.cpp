@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "tests/temporary_directory.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 
 namespace vkv {
 namespace {
@@ -36,20 +36,20 @@ class IoEngineTest : public testing::TestWithParam<std::pair<std::string_view, M
     return std::move(GetParam().second(options).value());
   }
 
-  DramBuffer filled(uint64_t byte_count, int value) {
-    DramBuffer buffer = std::move(pool_.allocate(byte_count, "a test").value());
+  MemoryBuffer filled(uint64_t byte_count, int value) {
+    MemoryBuffer buffer = std::move(pool_.allocate(byte_count, "a test").value());
     std::memset(buffer.data(), value, byte_count);
     return buffer;
   }
 
   TemporaryDirectory directory_;
   const int file_ = open((directory_ / "file").c_str(), O_RDWR | O_CREAT, 0600);
-  DramPool pool_{64 * kMiB};
+  MemoryPool pool_{64 * kMiB};
 };
 
 TEST_P(IoEngineTest, a_transfer_done_in_parts_is_resumed_until_it_is_whole) {
   const auto engine = make({.call_bytes_max = 12 * kKiB});
-  DramBuffer source = filled(kMiB, 0), target = filled(kMiB, 0xff);
+  MemoryBuffer source = filled(kMiB, 0), target = filled(kMiB, 0xff);
   for (size_t i = 0; i < kMiB; ++i) source.data()[i] = static_cast<std::byte>(i * 31 >> 7);
   IoRequest write{.kind = IoRequest::Kind::kWrite,
                   .file_offset = 4096,
@@ -69,7 +69,7 @@ TEST_P(IoEngineTest, a_transfer_done_in_parts_is_resumed_until_it_is_whole) {
 TEST_P(IoEngineTest, no_more_are_under_way_than_may_be) {
   constexpr uint32_t kInFlight = 3, kRequests = 24;
   const auto engine = make({.in_flight_max = kInFlight});
-  DramBuffer source = filled(2 * kMiB, 1);
+  MemoryBuffer source = filled(2 * kMiB, 1);
   std::vector<IoRequest> requests(kRequests);
   for (uint32_t i = 0; i < kRequests; ++i) {
     requests[i] = {.kind = IoRequest::Kind::kWrite,
@@ -88,7 +88,7 @@ TEST_P(IoEngineTest, no_more_are_under_way_than_may_be) {
 TEST_P(IoEngineTest, a_read_past_the_end_is_over_with_what_there_was) {
   ASSERT_EQ(ftruncate(file_, 10000), 0);
   const auto engine = make({});
-  DramBuffer target = filled(64 * kKiB, 0xff);
+  MemoryBuffer target = filled(64 * kKiB, 0xff);
   IoRequest read{.data = target.data(), .byte_count = 64 * kKiB};
   engine->submit(read);
   engine->wait(read);
@@ -100,7 +100,7 @@ TEST_P(IoEngineTest, an_error_of_the_file_ends_the_request_and_not_the_engine) {
   const int read_only = open((directory_ / "file").c_str(), O_RDONLY);
   const auto engine = make({.file = read_only});
   ASSERT_EQ(ftruncate(file_, 4096), 0);
-  DramBuffer buffer = filled(4096, 0);
+  MemoryBuffer buffer = filled(4096, 0);
   IoRequest write{.kind = IoRequest::Kind::kWrite, .data = buffer.data(), .byte_count = 4096};
   engine->submit(write);
   engine->wait(write);
@@ -116,7 +116,7 @@ TEST_P(IoEngineTest, an_error_of_the_file_ends_the_request_and_not_the_engine) {
 TEST_P(IoEngineTest, many_threads_wait_for_each_others_requests) {
   ASSERT_EQ(ftruncate(file_, 16 * kMiB), 0);
   const auto engine = make({.in_flight_max = 4});
-  DramBuffer target = filled(16 * kMiB, 0xff);
+  MemoryBuffer target = filled(16 * kMiB, 0xff);
   std::vector<IoRequest> requests(64);
   for (size_t i = 0; i < 64; ++i) {
     requests[i] = {.file_offset = i * 256 * kKiB,

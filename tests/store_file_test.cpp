@@ -26,7 +26,7 @@
 
 #include "tests/temporary_directory.h"
 #include "transfer/block_store.h"
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 
 namespace vkv {
 namespace {
@@ -40,7 +40,7 @@ Result<std::unique_ptr<BlockStore>> open_store(const std::string& path,
 
 // Writes an extent and reads it back.
 Status round_trip(BlockStore& store, uint64_t byte_count) {
-  DramPool pool(2 * byte_count);
+  MemoryPool pool(2 * byte_count);
   VKV_TRY_ASSIGN(source, pool.allocate(byte_count, "a test"));
   VKV_TRY_ASSIGN(target, pool.allocate(byte_count, "a test"));
   std::memset(source.data(), 0x5a, byte_count);

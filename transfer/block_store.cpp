@@ -17,9 +17,9 @@
 
 #include "runtime/base/block_format.h"
 #include "transfer/crc32c.h"
-#include "transfer/dram_pool.h"
 #include "transfer/file_space.h"
 #include "transfer/io_engine.h"
+#include "transfer/memory_pool.h"
 #include "transfer/store_file.h"
 
 namespace vkv {
@@ -240,7 +240,7 @@ BlockStoreStats FileStore::stats() const {
 // A container may allow io_uring_setup and refuse the rest; a file system may take O_DIRECT and
 // then fail, or ask for a wider alignment.
 Status probe(IoEngine& engine, const std::string& path) {
-  DramPool pool(kSuperblockBytes);
+  MemoryPool pool(kSuperblockBytes);
   VKV_TRY_ASSIGN(buffer, pool.allocate(kSuperblockBytes, "probing the store"));
   for (const auto kind :
        {IoRequest::Kind::kRead, IoRequest::Kind::kWrite, IoRequest::Kind::kRead}) {

@@ -1,4 +1,4 @@
-// dram_pool.h: memory for extents in DRAM under a hard budget.
+// memory_pool.h: memory for extents in DRAM under a hard budget.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -13,43 +13,43 @@
 
 namespace vkv {
 
-class DramPool;
+class MemoryPool;
 
 // 4096-aligned memory from a pool; returns itself. The bytes are not initialised.
-class DramBuffer {
+class MemoryBuffer {
  public:
-  DramBuffer() = default;
-  DramBuffer(DramBuffer&& other) noexcept
+  MemoryBuffer() = default;
+  MemoryBuffer(MemoryBuffer&& other) noexcept
       : pool_(std::exchange(other.pool_, nullptr)), bytes_(std::exchange(other.bytes_, {})) {}
-  DramBuffer& operator=(DramBuffer&& other) noexcept {
+  MemoryBuffer& operator=(MemoryBuffer&& other) noexcept {
     std::swap(pool_, other.pool_);
     std::swap(bytes_, other.bytes_);
     return *this;
   }
-  ~DramBuffer();
+  ~MemoryBuffer();
 
   std::byte* data() const { return bytes_.data(); }
   std::span<std::byte> bytes() const { return bytes_; }
   explicit operator bool() const { return bytes_.data() != nullptr; }
 
  private:
-  friend class DramPool;
-  DramBuffer(DramPool* pool, std::span<std::byte> bytes) : pool_(pool), bytes_(bytes) {}
+  friend class MemoryPool;
+  MemoryBuffer(MemoryPool* pool, std::span<std::byte> bytes) : pool_(pool), bytes_(bytes) {}
 
-  DramPool* pool_ = nullptr;
+  MemoryPool* pool_ = nullptr;
   std::span<std::byte> bytes_;
 };
 
 // Counts every byte it hands out, and bytes that others hold on its account (charge). Thread-safe;
 // outlives its buffers.
-class DramPool {
+class MemoryPool {
  public:
-  explicit DramPool(uint64_t bytes_max);
-  ~DramPool();
+  explicit MemoryPool(uint64_t bytes_max);
+  ~MemoryPool();
 
   // Rounded up to kExtentAlignment. Errors: kOutOfMemory naming the dram tier, what was asked for,
   // what is in use and the budget; also when the system refuses the memory.
-  Result<DramBuffer> allocate(uint64_t byte_count, std::string_view purpose);
+  Result<MemoryBuffer> allocate(uint64_t byte_count, std::string_view purpose);
 
   // Counts memory that does not come from here. Errors: as allocate.
   Status charge(uint64_t byte_count, std::string_view purpose);
@@ -60,7 +60,7 @@ class DramPool {
   uint64_t bytes_max() const;
 
  private:
-  friend class DramBuffer;
+  friend class MemoryBuffer;
   void release(std::span<std::byte> bytes);
 
   struct State;

@@ -1,6 +1,6 @@
-// dram_pool.cpp: anonymous memory under a hard budget, with a small stock of freed pieces.
+// memory_pool.cpp: anonymous memory under a hard budget, with a small stock of freed pieces.
 // SPDX-License-Identifier: Apache-2.0
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 
 #include <sys/mman.h>
 
@@ -35,7 +35,7 @@ void unmap(std::byte* data, uint64_t byte_count) { VKV_CHECK(munmap(data, byte_c
 }  // namespace
 
 // Invariant: used_bytes + stock_bytes <= bytes_max, so that the stock never breaks the budget.
-struct DramPool::State {
+struct MemoryPool::State {
   const uint64_t bytes_max;
 
   mutable std::mutex mutex;
@@ -82,19 +82,19 @@ struct DramPool::State {
   }
 };
 
-DramBuffer::~DramBuffer() {
+MemoryBuffer::~MemoryBuffer() {
   if (pool_ != nullptr) pool_->release(bytes_);
 }
 
-DramPool::DramPool(uint64_t bytes_max)
+MemoryPool::MemoryPool(uint64_t bytes_max)
     : state_(new State{.bytes_max = std::min(bytes_max, kBudgetBytesMax)}) {}
 
-DramPool::~DramPool() {
+MemoryPool::~MemoryPool() {
   VKV_CHECK(state_->buffer_bytes == 0);  // a buffer outlived its pool
   state_->trim_stock(0);
 }
 
-Result<DramBuffer> DramPool::allocate(uint64_t byte_count, std::string_view purpose) {
+Result<MemoryBuffer> MemoryPool::allocate(uint64_t byte_count, std::string_view purpose) {
   if (byte_count == 0) {
     return Status(Code::kInvalidArgument, "dram tier: 0 bytes asked for " + std::string(purpose));
   }
@@ -121,21 +121,21 @@ Result<DramBuffer> DramPool::allocate(uint64_t byte_count, std::string_view purp
     if (byte_count >= kHugePageBytes) (void)madvise(data, byte_count, MADV_HUGEPAGE);
   }
   state_->buffer_bytes += byte_count;
-  return DramBuffer(this, {data, byte_count});
+  return MemoryBuffer(this, {data, byte_count});
 }
 
-Status DramPool::charge(uint64_t byte_count, std::string_view purpose) {
+Status MemoryPool::charge(uint64_t byte_count, std::string_view purpose) {
   const std::lock_guard lock(state_->mutex);
   return state_->take(byte_count, purpose);
 }
 
-void DramPool::discharge(uint64_t byte_count) {
+void MemoryPool::discharge(uint64_t byte_count) {
   const std::lock_guard lock(state_->mutex);
   VKV_CHECK(byte_count <= state_->used_bytes - state_->buffer_bytes);
   state_->used_bytes -= byte_count;
 }
 
-void DramPool::release(std::span<std::byte> bytes) {
+void MemoryPool::release(std::span<std::byte> bytes) {
   const std::lock_guard lock(state_->mutex);
   state_->used_bytes -= bytes.size();
   state_->buffer_bytes -= bytes.size();
@@ -145,16 +145,16 @@ void DramPool::release(std::span<std::byte> bytes) {
   state_->trim_stock(std::min(kStockBytesMax, state_->bytes_max - state_->used_bytes));
 }
 
-uint64_t DramPool::bytes_used() const {
+uint64_t MemoryPool::bytes_used() const {
   const std::lock_guard lock(state_->mutex);
   return state_->used_bytes;
 }
 
-uint64_t DramPool::bytes_peak() const {
+uint64_t MemoryPool::bytes_peak() const {
   const std::lock_guard lock(state_->mutex);
   return state_->peak_bytes;
 }
 
-uint64_t DramPool::bytes_max() const { return state_->bytes_max; }
+uint64_t MemoryPool::bytes_max() const { return state_->bytes_max; }
 
 }  // namespace vkv

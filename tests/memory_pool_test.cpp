@@ -1,6 +1,6 @@
 // The DRAM pool never hands out more than its budget, and gives back what is returned.
 // SPDX-License-Identifier: Apache-2.0
-#include "transfer/dram_pool.h"
+#include "transfer/memory_pool.h"
 
 #include <gtest/gtest.h>
 
@@ -20,8 +20,8 @@ namespace {
 
 constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB;
 
-TEST(dram_pool, a_buffer_is_aligned_writable_and_rounded_up) {
-  DramPool pool(kMiB);
+TEST(memory_pool, a_buffer_is_aligned_writable_and_rounded_up) {
+  MemoryPool pool(kMiB);
   auto buffer = pool.allocate(5000, "a test");
   ASSERT_TRUE(buffer.ok()) << buffer.status().message();
   EXPECT_EQ(buffer.value().bytes().size(), 8192u);
@@ -30,8 +30,8 @@ TEST(dram_pool, a_buffer_is_aligned_writable_and_rounded_up) {
   EXPECT_EQ(pool.bytes_used(), 8192u);
 }
 
-TEST(dram_pool, the_budget_is_hard_and_what_is_returned_can_be_had_again) {
-  DramPool pool(64 * kKiB);
+TEST(memory_pool, the_budget_is_hard_and_what_is_returned_can_be_had_again) {
+  MemoryPool pool(64 * kKiB);
   auto first = pool.allocate(40 * kKiB, "the first");
   ASSERT_TRUE(first.ok());
   const Status full = pool.allocate(28 * kKiB, "the second").status();
@@ -40,15 +40,15 @@ TEST(dram_pool, the_budget_is_hard_and_what_is_returned_can_be_had_again) {
             "dram tier: 28672 bytes asked for the second, 40960 bytes in use, the budget is 65536 "
             "bytes; raise the DRAM budget or use less");
   EXPECT_TRUE(pool.allocate(24 * kKiB, "what is left").ok());
-  first = DramBuffer();
+  first = MemoryBuffer();
   EXPECT_EQ(pool.bytes_used(), 0u);
   EXPECT_EQ(pool.bytes_peak(), 64 * kKiB);
   // Of another size than what was returned: what the pool kept must make way.
   EXPECT_TRUE(pool.allocate(64 * kKiB, "all of it").ok());
 }
 
-TEST(dram_pool, charges_count_like_buffers) {
-  DramPool pool(64 * kKiB);
+TEST(memory_pool, charges_count_like_buffers) {
+  MemoryPool pool(64 * kKiB);
   { const auto buffer = pool.allocate(32 * kKiB, "kept by the pool afterwards"); }
   ASSERT_TRUE(pool.charge(60 * kKiB, "tables").ok());
   EXPECT_EQ(pool.allocate(8 * kKiB, "a buffer").status().code(), Code::kOutOfMemory);
@@ -57,8 +57,8 @@ TEST(dram_pool, charges_count_like_buffers) {
   EXPECT_TRUE(pool.allocate(8 * kKiB, "a buffer").ok());
 }
 
-TEST(dram_pool, memory_that_the_system_refuses_is_an_error) {
-  DramPool pool(std::numeric_limits<uint64_t>::max());
+TEST(memory_pool, memory_that_the_system_refuses_is_an_error) {
+  MemoryPool pool(std::numeric_limits<uint64_t>::max());
   const Status status = pool.allocate(uint64_t{1} << 60, "far too much").status();
   EXPECT_EQ(status.code(), Code::kOutOfMemory);
   EXPECT_NE(status.message().find("the system refuses 1152921504606846976 bytes"),
@@ -69,18 +69,18 @@ TEST(dram_pool, memory_that_the_system_refuses_is_an_error) {
             Code::kOutOfMemory);
 }
 
-TEST(dram_pool, nothing_is_not_an_amount) {
-  DramPool pool(kMiB);
+TEST(memory_pool, nothing_is_not_an_amount) {
+  MemoryPool pool(kMiB);
   EXPECT_EQ(pool.allocate(0, "nothing").status().code(), Code::kInvalidArgument);
 }
 
-TEST(dram_pool, threads_share_a_budget_and_never_each_others_memory) {
-  DramPool pool(4 * kMiB);
+TEST(memory_pool, threads_share_a_budget_and_never_each_others_memory) {
+  MemoryPool pool(4 * kMiB);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&pool, thread] {
       std::mt19937 random(static_cast<uint32_t>(thread));
-      std::vector<std::pair<DramBuffer, uint8_t>> held;
+      std::vector<std::pair<MemoryBuffer, uint8_t>> held;
       for (int step = 0; step < 500; ++step) {
         if (held.size() > 4) {
           const auto [buffer, mark] = std::move(held.front());
@@ -102,11 +102,11 @@ TEST(dram_pool, threads_share_a_budget_and_never_each_others_memory) {
   EXPECT_EQ(pool.bytes_used(), 0u);
 }
 
-TEST(dram_pool_death, a_buffer_that_outlives_its_pool_stops_the_process) {
+TEST(memory_pool_death, a_buffer_that_outlives_its_pool_stops_the_process) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(
       {
-        auto pool = std::make_unique<DramPool>(kMiB);
+        auto pool = std::make_unique<MemoryPool>(kMiB);
         const auto buffer = pool->allocate(4096, "too long");
         pool.reset();
       },
