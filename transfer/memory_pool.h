@@ -1,4 +1,4 @@
-// memory_pool.h: memory for extents in DRAM under a hard budget.
+// memory_pool.h: memory of one tier under a hard budget.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,7 +9,9 @@
 #include <string_view>
 #include <utility>
 
+#include "runtime/base/memory_source.h"
 #include "vkv/status.h"
+#include "vkv/types.h"
 
 namespace vkv {
 
@@ -31,6 +33,7 @@ class MemoryBuffer {
   std::byte* data() const { return bytes_.data(); }
   std::span<std::byte> bytes() const { return bytes_; }
   explicit operator bool() const { return bytes_.data() != nullptr; }
+  Tier tier() const;  // of its pool; there must be memory
 
  private:
   friend class MemoryPool;
@@ -40,21 +43,50 @@ class MemoryBuffer {
   std::span<std::byte> bytes_;
 };
 
+// Bytes that others hold on a pool's account; gives them back. Moves.
+class MemoryCharge {
+ public:
+  MemoryCharge() = default;
+  // Errors: as MemoryPool::charge.
+  static Result<MemoryCharge> make(MemoryPool& pool, uint64_t byte_count, std::string_view purpose);
+  MemoryCharge(MemoryCharge&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)),
+        byte_count_(std::exchange(other.byte_count_, 0)) {}
+  MemoryCharge& operator=(MemoryCharge&& other) noexcept {
+    std::swap(pool_, other.pool_);
+    std::swap(byte_count_, other.byte_count_);
+    return *this;
+  }
+  ~MemoryCharge();
+
+  uint64_t byte_count() const { return byte_count_; }
+
+ private:
+  MemoryCharge(MemoryPool* pool, uint64_t byte_count) : pool_(pool), byte_count_(byte_count) {}
+
+  MemoryPool* pool_ = nullptr;
+  uint64_t byte_count_ = 0;
+};
+
 // Counts every byte it hands out, and bytes that others hold on its account (charge). Thread-safe;
 // outlives its buffers.
 class MemoryPool {
  public:
+  // Of DRAM: anonymous memory of the process.
   explicit MemoryPool(uint64_t bytes_max);
+  // Errors name `tier`. Where the source says no, the budget does not matter.
+  MemoryPool(Tier tier, uint64_t bytes_max, std::unique_ptr<MemorySource> source);
   ~MemoryPool();
 
-  // Rounded up to kExtentAlignment. Errors: kOutOfMemory naming the dram tier, what was asked for,
-  // what is in use and the budget; also when the system refuses the memory.
+  // Rounded up to kExtentAlignment. Errors: kOutOfMemory naming the tier, what was asked for, what
+  // is in use and the budget; also when the source refuses the memory.
   Result<MemoryBuffer> allocate(uint64_t byte_count, std::string_view purpose);
 
   // Counts memory that does not come from here. Errors: as allocate.
   Status charge(uint64_t byte_count, std::string_view purpose);
   void discharge(uint64_t byte_count);
 
+  Tier tier() const;
   uint64_t bytes_used() const;
   uint64_t bytes_peak() const;
   uint64_t bytes_max() const;

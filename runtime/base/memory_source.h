@@ -1,0 +1,25 @@
+// memory_source.h: where a pool's memory comes from.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "vkv/status.h"
+
+namespace vkv {
+
+// One thread at a time: its pool's lock guards it.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+
+  // byte_count is a multiple of kExtentAlignment, and what comes back is aligned to it; not
+  // initialised. Errors: kOutOfMemory with the name of what refused, kCuda.
+  virtual Result<std::byte*> map(uint64_t byte_count) = 0;
+
+  // Exactly what map() gave.
+  virtual void unmap(std::byte* data, uint64_t byte_count) = 0;
+};
+
+}  // namespace vkv
