@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/arena_backend.h"
 
+#include <cstring>
+
 #include "cpu/encode.h"
+#include "cpu/rows.h"
 #include "cpu/saliency.h"
 #include "cpu/threads.h"
 
@@ -26,6 +29,44 @@ Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
 
 Status ArenaBackend::saliency(const SaliencyItem& item) {
   return arena_.execute([&] { return token_saliency(item); });
+}
+
+Status ArenaBackend::squared_distances(const KvShape& shape, const OpenTokens& source,
+                                       std::span<const uint32_t> rows, const float* mean,
+                                       std::span<float> distances) {
+  vkv::squared_distances(shape, source, rows, mean, distances);
+  return {};
+}
+
+Result<std::optional<BadValue>> ArenaBackend::append(const AppendItem& item) {
+  return append_rows(item);
+}
+
+Status ArenaBackend::to_float(ElementType element, const void* source, float* target,
+                              size_t count) {
+  vkv::to_float(element, source, target, count);
+  return {};
+}
+
+Status ArenaBackend::from_float(ElementType element, const float* source, void* target,
+                                size_t count) {
+  vkv::from_float(element, source, target, count);
+  return {};
+}
+
+Status ArenaBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) {
+  vkv::keep_rows(rows, row_values, kept);
+  return {};
+}
+
+Status ArenaBackend::copy(void* target, const void* source, size_t byte_count) {
+  if (byte_count > 0) std::memcpy(target, source, byte_count);
+  return {};
+}
+
+Status ArenaBackend::zero(std::span<std::byte> bytes) {
+  if (!bytes.empty()) std::memset(bytes.data(), 0, bytes.size());
+  return {};
 }
 
 }  // namespace vkv

@@ -20,6 +20,15 @@ class ArenaBackend : public Backend {
   Status mean_key(const KvShape& shape, const OpenTokens& source, std::span<const uint32_t> rows,
                   float* mean) final;
   Status saliency(const SaliencyItem& item) final;
+  Status squared_distances(const KvShape& shape, const OpenTokens& source,
+                           std::span<const uint32_t> rows, const float* mean,
+                           std::span<float> distances) final;
+  Result<std::optional<BadValue>> append(const AppendItem& item) final;
+  Status to_float(ElementType element, const void* source, float* target, size_t count) final;
+  Status from_float(ElementType element, const float* source, void* target, size_t count) final;
+  Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) final;
+  Status copy(void* target, const void* source, size_t byte_count) final;
+  Status zero(std::span<std::byte> bytes) final;
 
  protected:
   tbb::task_arena& arena() { return arena_; }

@@ -43,13 +43,18 @@ size_t Attention::scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max) {
 Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float scale,
                                                    Backend& backend, Stager* stager,
                                                    MemoryPool& pool) {
-  const size_t bytes = scratch_bytes(shape, pool.bytes_max());
-  VKV_TRY_ASSIGN(scratch, pool.allocate(bytes, "partial results of attention"));
+  MemoryBuffer scratch;
+  if (!backend.cuts_attention()) {
+    const size_t bytes = scratch_bytes(shape, pool.bytes_max());
+    VKV_TRY_ASSIGN(allocated, pool.allocate(bytes, "partial results of attention"));
+    scratch = std::move(allocated);
+  }
   return std::unique_ptr<Attention>(
       new Attention(shape, scale, backend, stager, std::move(scratch)));
 }
 
 Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
+  if (backend_.cuts_attention()) return run_whole(layer, tasks);
   const std::vector<Piece> pieces = cut(layer, tasks);
   for (size_t begin = 0; begin < pieces.size();) {
     const size_t end = wave_end(pieces, begin);
@@ -57,6 +62,29 @@ Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
     begin = end;
   }
   return {};
+}
+
+Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
+  std::vector<std::vector<BlockView>> views(tasks.size());
+  std::vector<AttendItem> items;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    const AttentionTask& task = tasks[i];
+    const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
+    VKV_CHECK(state.originals.empty());  // such an engine keeps none
+    for (const ExtentUse* use : uses_of(state, /*exact=*/false))
+      use->extent->append_views(shape_, use->extent->memory(), use->live_begin(), views[i]);
+    items.push_back({.shape = shape_,
+                     .scale = scale_,
+                     .q_len = task.q_len,
+                     .q = task.q,
+                     .k_mean = state.mean_values(),
+                     .blocks = views[i],
+                     .open = state.open.tokens(),
+                     .causal = true,
+                     .out = task.out,
+                     .lse = task.lse});
+  }
+  return backend_.attend(items);
 }
 
 std::vector<Attention::Piece> Attention::cut(int layer,
@@ -133,7 +161,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
   // 2. What lies in DRAM first, while the reads go on.
   std::vector<const std::byte*> bases;
   for (size_t i : in_dram)
-    bases.push_back(pieces[i].use ? pieces[i].use->extent->dram().data() : nullptr);
+    bases.push_back(pieces[i].use ? pieces[i].use->extent->memory() : nullptr);
   if (!in_dram.empty()) VKV_TRY(compute_some(in_dram, bases));
 
   // 3. Then the rest in groups of half the slots, so that the other half reads ahead meanwhile.

@@ -4,7 +4,8 @@
 // Every extent, and the open tokens, give one partial; partials are merged in the order of sealing,
 // promoted copies after that, the open tokens last. Queries of a new question read the originals of
 // low tokens, where they are kept, instead of their codes. Neither that order nor how the queries
-// are cut depends on the tier, so the result does not either.
+// are cut depends on the tier, so the result does not either. An engine that cuts and merges itself
+// gets all blocks of a sequence at once, in the same order.
 #pragma once
 
 #include <cstdint>
@@ -26,14 +27,15 @@ struct AttentionTask {
   const SequenceState* sequence = nullptr;
   int q_len = 0;
   int exact_count = 0;       // of the queries, the last ones: they read originals
-  const float* q = nullptr;  // [q_len, q_heads, head_dim]
+  const float* q = nullptr;  // [q_len, q_heads, head_dim], as out and lse in the engine's memory
   float* out = nullptr;      // [q_len, q_heads, head_dim]
   float* lse = nullptr;      // [q_len, q_heads]
 };
 
 class Attention {
  public:
-  // `stager` may be nullptr: no NVMe tier. Errors: kOutOfMemory for its scratch memory.
+  // `stager` may be nullptr: no NVMe tier. pool: of scratch memory, which an engine that cuts
+  // itself does not need. Errors: kOutOfMemory.
   static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
                                                  Backend& backend, Stager* stager,
                                                  MemoryPool& pool);
@@ -68,6 +70,8 @@ class Attention {
         stager_(stager),
         scratch_(std::move(scratch)) {}
 
+  // All in one call of the engine.
+  Status run_whole(int layer, std::span<const AttentionTask> tasks);
   std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
   static void cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
                           int q_begin, int q_end, std::vector<Piece>& pieces);
@@ -94,7 +98,7 @@ class Attention {
   const float scale_;
   Backend& backend_;
   Stager* stager_;
-  MemoryBuffer scratch_;  // partials of a wave
+  MemoryBuffer scratch_;  // partials of a wave; empty where the engine cuts
 };
 
 }  // namespace vkv

@@ -10,11 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/cpu_backend.h"
 #include "runtime/attention.h"
-#include "runtime/base/codec.h"
 #include "runtime/base/stopwatch.h"
 #include "runtime/open_options.h"
+#include "runtime/open_tiers.h"
 #include "runtime/promotion.h"
 #include "runtime/quality_meter.h"
 #include "runtime/seal.h"
@@ -30,29 +29,28 @@ uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
 
 class CacheImpl final : public Cache {
  public:
-  CacheImpl(CacheOptions options, std::unique_ptr<MemoryPool> pool,
-            std::unique_ptr<BlockStore> store, std::unique_ptr<Backend> backend)
+  CacheImpl(CacheOptions options, Tiers tiers)
       : options_(std::move(options)),
-        pool_(std::move(pool)),
-        store_(std::move(store)),
-        backend_(std::move(backend)),
-        placement_(*pool_, store_.get(), options_.dram_block_bytes_max),
+        tiers_(std::move(tiers)),
+        dram_(*tiers_.dram),
+        placement_(tiers_.placement(options_)),
         meter_(options_.quality, options_.shape) {}
 
   // Takes the memory that every call needs. Errors: kOutOfMemory.
   Status prepare() {
-    if (store_) {
-      VKV_TRY_ASSIGN(stager, Stager::make(*pool_, *store_, options_.prefetch_extents,
+    Backend& backend = *tiers_.backend;
+    if (tiers_.store) {
+      VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store, options_.prefetch_extents,
                                           options_.extent_bytes_max));
       stager_ = std::move(stager);
     }
-    VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, *backend_,
-                                              stager_.get(), *pool_));
+    VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, backend,
+                                              stager_.get(), dram_));
     attention_ = std::move(attention);
-    promoter_ = std::make_unique<Promoter>(options_, options_.score_scale, *backend_, placement_,
-                                           *pool_, stager_.get());
-    sealer_ = std::make_unique<Sealer>(options_, options_.score_scale, *backend_, placement_,
-                                       *pool_, *promoter_);
+    promoter_ = std::make_unique<Promoter>(options_, options_.score_scale, backend, placement_,
+                                           dram_, stager_.get());
+    sealer_ =
+        std::make_unique<Sealer>(options_, options_.score_scale, backend, placement_, *promoter_);
     return {};
   }
 
@@ -66,9 +64,9 @@ class CacheImpl final : public Cache {
   CacheStats stats() const override;
 
   const CacheOptions& options() const override { return options_; }
-  std::string engine() const override { return std::string(backend_->name()); }
+  std::string engine() const override { return std::string(tiers_.backend->name()); }
   std::string io_engine() const override {
-    return store_ ? std::string(store_->io_engine()) : "none";
+    return tiers_.store ? std::string(tiers_.store->io_engine()) : "none";
   }
 
  private:
@@ -86,9 +84,9 @@ class CacheImpl final : public Cache {
   Result<SequenceId> add(std::unique_ptr<SequenceState> sequence);
   Status check_append(int layer, const AppendRequest& request, const SequenceState& sequence) const;
   Status check_attend(int layer, std::span<const AttendRequest> requests) const;
-  // Float copies of q and room for out and lse, in one scratch buffer.
+  // Float copies of q and room for out and lse, in one scratch buffer, 16-byte aligned all.
   Result<std::vector<AttentionTask>> make_tasks(std::span<const AttendRequest> requests);
-  void store_out(const AttendRequest& request, const AttentionTask& task) const;
+  Status store_out(const AttendRequest& request, const AttentionTask& task) const;
   // Samples the error of what was just computed, where originals tell it.
   Status measure(int layer, std::span<const AttentionTask> tasks);
   Status seal(int layer, std::span<const AttendRequest> requests,
@@ -96,9 +94,8 @@ class CacheImpl final : public Cache {
 
   const CacheOptions options_;
   mutable std::mutex mutex_;  // guards all below; members are destroyed users first
-  std::unique_ptr<MemoryPool> pool_;
-  std::unique_ptr<BlockStore> store_;  // nullptr: no NVMe tier
-  std::unique_ptr<Backend> backend_;
+  Tiers tiers_;
+  MemoryPool& dram_;
   Placement placement_;
   std::unique_ptr<Stager> stager_;  // nullptr: no NVMe tier
   std::unique_ptr<Attention> attention_;
@@ -120,7 +117,7 @@ Result<SequenceState*> CacheImpl::find(SequenceId id) const {
 }
 
 Result<SequenceId> CacheImpl::add(std::unique_ptr<SequenceState> sequence) {
-  VKV_TRY(pool_->charge(sequence_bytes(*sequence), "a sequence"));
+  VKV_TRY(dram_.charge(sequence_bytes(*sequence), "a sequence"));
   const SequenceId id{next_id_++};
   sequences_.emplace(id, std::move(sequence));
   return id;
@@ -163,7 +160,7 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
 Status CacheImpl::erase(SequenceId id) {
   const std::lock_guard lock(mutex_);
   VKV_TRY_ASSIGN(sequence, find(id));
-  pool_->discharge(sequence_bytes(*sequence));
+  dram_.discharge(sequence_bytes(*sequence));
   sequences_.erase(id);
   if (stager_) stager_->drop_orphans();
   return {};
@@ -199,7 +196,7 @@ Status CacheImpl::truncate(SequenceId id, int dropped) {
     state.token_count -= static_cast<uint32_t>(dropped);
   }
   sequence->roles.resize(token_count - static_cast<size_t>(dropped));
-  pool_->discharge(static_cast<uint64_t>(dropped) * sizeof(Role));
+  dram_.discharge(static_cast<uint64_t>(dropped) * sizeof(Role));
   return {};
 }
 
@@ -240,18 +237,18 @@ Status CacheImpl::append(int layer, const AppendRequest& request) {
   VKV_TRY_ASSIGN(sequence, find(request.sequence));
   VKV_TRY(check_append(layer, request, *sequence));
   const uint64_t role_bytes = layer == 0 ? request.roles.size() * sizeof(Role) : 0;
-  VKV_TRY(pool_->charge(role_bytes, "roles of tokens"));
+  VKV_TRY(dram_.charge(role_bytes, "roles of tokens"));
   LayerState& state = sequence->layers[static_cast<size_t>(layer)];
   const Status appended = state.open.append(placement_, options_.element, request.k, request.v,
                                             request.token_count, state.token_count);
   if (!appended.ok()) {
-    pool_->discharge(role_bytes);
+    dram_.discharge(role_bytes);
     return appended;
   }
   state.token_count += static_cast<uint32_t>(request.token_count);
   if (layer == 0)
     sequence->roles.insert(sequence->roles.end(), request.roles.begin(), request.roles.end());
-  return {};
+  return tiers_.backend->finish();
 }
 
 Status CacheImpl::check_attend(int layer, std::span<const AttendRequest> requests) const {
@@ -282,19 +279,22 @@ Status CacheImpl::check_attend(int layer, std::span<const AttendRequest> request
 Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendRequest> requests) {
   const bool convert = options_.element != ElementType::kF32;
   const size_t q_row = row_values(options_.shape.q_heads);
-  const size_t row = static_cast<size_t>(options_.shape.q_heads) + (convert ? 2 * q_row : 0);
-  size_t queries = 0;
-  for (const AttendRequest& request : requests) queries += static_cast<size_t>(request.q_len);
-  if (queries * row * sizeof(float) > scratch_.bytes().size()) {
+  const size_t row_heads = static_cast<size_t>(options_.shape.q_heads);
+  const auto lse_floats = [&](const AttendRequest& request) {
+    return round_up_bytes(static_cast<size_t>(request.q_len) * row_heads, 4);
+  };
+  size_t needed = 0;
+  for (const AttendRequest& request : requests)
+    needed += lse_floats(request) + (convert ? 2 * static_cast<size_t>(request.q_len) * q_row : 0);
+  if (needed * sizeof(float) > scratch_.bytes().size()) {
     scratch_ = MemoryBuffer();
-    VKV_TRY_ASSIGN(buffer, placement_.allocate(queries * row * sizeof(float), "an attend call"));
+    VKV_TRY_ASSIGN(buffer, placement_.allocate(needed * sizeof(float), "an attend call"));
     scratch_ = std::move(buffer);
   }
 
   std::vector<AttentionTask> tasks;
   float* floats = reinterpret_cast<float*>(scratch_.data());
   for (const AttendRequest& request : requests) {
-    const size_t q_len = static_cast<size_t>(request.q_len);
     AttentionTask task{
         .id = request.sequence,
         .sequence = sequences_.at(request.sequence).get(),
@@ -303,26 +303,23 @@ Result<std::vector<AttentionTask>> CacheImpl::make_tasks(std::span<const AttendR
         .q = static_cast<const float*>(request.q),
         .out = static_cast<float*>(request.out),
         .lse = floats};
-    floats += q_len * static_cast<size_t>(options_.shape.q_heads);
+    floats += lse_floats(request);
     if (convert) {
-      const uint16_t* bits = static_cast<const uint16_t*>(request.q);
-      const Codec codec = codec_of(options_.element);
-      for (size_t i = 0; i < q_len * q_row; ++i) floats[i] = float_from_16_bit(codec, bits[i]);
+      const size_t values = static_cast<size_t>(request.q_len) * q_row;
+      VKV_TRY(tiers_.backend->to_float(options_.element, request.q, floats, values));
       task.q = floats;
-      task.out = floats + q_len * q_row;
-      floats += 2 * q_len * q_row;
+      task.out = floats + values;
+      floats += 2 * values;
     }
     tasks.push_back(task);
   }
   return tasks;
 }
 
-void CacheImpl::store_out(const AttendRequest& request, const AttentionTask& task) const {
-  if (options_.element == ElementType::kF32) return;  // computed in place
-  uint16_t* out = static_cast<uint16_t*>(request.out);
+Status CacheImpl::store_out(const AttendRequest& request, const AttentionTask& task) const {
+  if (options_.element == ElementType::kF32) return {};  // computed in place
   const size_t count = static_cast<size_t>(task.q_len) * row_values(options_.shape.q_heads);
-  for (size_t i = 0; i < count; ++i)
-    out[i] = float_to_16_bit(codec_of(options_.element), task.out[i]);
+  return tiers_.backend->from_float(options_.element, task.out, request.out, count);
 }
 
 Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
@@ -332,7 +329,7 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
 
   const Stopwatch attending;
   VKV_TRY(attention_->run(layer, tasks));
-  for (size_t i = 0; i < tasks.size(); ++i) store_out(requests[i], tasks[i]);
+  for (size_t i = 0; i < tasks.size(); ++i) VKV_TRY(store_out(requests[i], tasks[i]));
   ++counters_.attend_count;
   counters_.attend_seconds += attending.seconds();
 
@@ -342,7 +339,8 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   if (stager_) stager_->drop_orphans();  // of copies that were given up
   counters_.encode_seconds += sealing.seconds();
   if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = MemoryBuffer();
-  return sealed;
+  VKV_TRY(sealed);
+  return tiers_.backend->finish();
 }
 
 Status CacheImpl::measure(int layer, std::span<const AttentionTask> tasks) {
@@ -406,22 +404,24 @@ Result<SequenceStats> CacheImpl::sequence_stats(SequenceId id) const {
 CacheStats CacheImpl::stats() const {
   const std::lock_guard lock(mutex_);
   CacheStats stats = counters_;
-  TierStats& dram = stats.tier[static_cast<size_t>(Tier::kDram)];
-  dram = {.bytes_used = pool_->bytes_used(),
-          .bytes_peak = pool_->bytes_peak(),
-          .bytes_max = pool_->bytes_max(),
-          .extent_count = placement_.dram_extents(),
-          .original_bytes = placement_.original_bytes(Tier::kDram)};
+  for (const MemoryPool* pool : {tiers_.hbm.get(), &dram_})
+    if (pool != nullptr)
+      stats.tier[static_cast<size_t>(pool->tier())] = {
+          .bytes_used = pool->bytes_used(),
+          .bytes_peak = pool->bytes_peak(),
+          .bytes_max = pool->bytes_max(),
+          .extent_count = placement_.extent_count(pool->tier()),
+          .original_bytes = placement_.original_bytes(pool->tier())};
   stats.sequence_count = sequences_.size();
   stats.demoted_bytes = placement_.demoted_bytes();
   stats.quality = meter_.stats();
-  if (!store_) return stats;
-  const BlockStoreStats store = store_->stats();
+  if (!tiers_.store) return stats;
+  const BlockStoreStats store = tiers_.store->stats();
   stats.tier[static_cast<size_t>(Tier::kNvme)] = {
       .bytes_used = store.bytes_reserved,
       .bytes_peak = store.bytes_peak,
       .bytes_max = options_.nvme_bytes_max,
-      .extent_count = placement_.nvme_extents(),
+      .extent_count = placement_.extent_count(Tier::kNvme),
       .original_bytes = placement_.original_bytes(Tier::kNvme)};
   stats.nvme_read_bytes = store.read_bytes;
   stats.nvme_written_bytes = store.written_bytes;
@@ -436,17 +436,8 @@ CacheStats CacheImpl::stats() const {
 
 Result<std::unique_ptr<Cache>> Cache::open(const CacheOptions& requested) {
   VKV_TRY_ASSIGN(options, with_defaults(requested));
-  VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
-  std::unique_ptr<BlockStore> store;
-  if (options.nvme_bytes_max > 0) {
-    VKV_TRY_ASSIGN(opened, BlockStore::open({.path = options.store_path,
-                                             .bytes_max = options.nvme_bytes_max,
-                                             .io = options.io_backend}));
-    store = std::move(opened);
-  }
-  auto pool = std::make_unique<MemoryPool>(options.dram_bytes_max);
-  auto cache = std::make_unique<CacheImpl>(std::move(options), std::move(pool), std::move(store),
-                                           std::move(backend));
+  VKV_TRY_ASSIGN(tiers, open_tiers(options));
+  auto cache = std::make_unique<CacheImpl>(std::move(options), std::move(tiers));
   VKV_TRY(cache->prepare());
   return std::unique_ptr<Cache>(std::move(cache));
 }

@@ -1,4 +1,4 @@
-// charged_bytes.h: small shared metadata on the heap that counts against the DRAM budget.
+// charged_bytes.h: small shared metadata that counts against a budget.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string_view>
+#include <utility>
 
 #include "runtime/base/block_format.h"
 #include "transfer/memory_pool.h"
@@ -13,20 +14,23 @@
 
 namespace vkv {
 
-// 64-byte aligned bytes, zero at first. Immutable once shared.
+// 64-byte aligned bytes in the engine's memory. Immutable once shared.
 class ChargedBytes {
  public:
-  // Errors: kOutOfMemory.
+  // On the heap, zero at first. Errors: kOutOfMemory.
   static Result<std::shared_ptr<ChargedBytes>> make(MemoryPool& pool, size_t byte_count,
                                                     std::string_view purpose) {
-    VKV_TRY(pool.charge(byte_count, purpose));
-    return std::shared_ptr<ChargedBytes>(new ChargedBytes(pool, byte_count));
+    VKV_TRY_ASSIGN(charge, MemoryCharge::make(pool, byte_count, purpose));
+    return std::shared_ptr<ChargedBytes>(new ChargedBytes(std::move(charge), byte_count));
   }
-  ~ChargedBytes() { pool_.discharge(byte_count_); }
+  // The first bytes of a buffer.
+  static std::shared_ptr<ChargedBytes> of(MemoryBuffer buffer, size_t byte_count) {
+    return std::shared_ptr<ChargedBytes>(new ChargedBytes(std::move(buffer), byte_count));
+  }
   ChargedBytes(const ChargedBytes&) = delete;
   ChargedBytes& operator=(const ChargedBytes&) = delete;
 
-  std::byte* data() const { return bytes_.get(); }
+  std::byte* data() const { return buffer_ ? buffer_.data() : bytes_.get(); }
   size_t byte_count() const { return byte_count_; }
 
  private:
@@ -36,14 +40,17 @@ class ChargedBytes {
     }
   };
 
-  ChargedBytes(MemoryPool& pool, size_t byte_count)
-      : pool_(pool),
-        byte_count_(byte_count),
+  ChargedBytes(MemoryCharge charge, size_t byte_count)
+      : byte_count_(byte_count),
+        charge_(std::move(charge)),
         bytes_(new (std::align_val_t{kRecordAlignment}) std::byte[byte_count]{}) {}
+  ChargedBytes(MemoryBuffer buffer, size_t byte_count)
+      : byte_count_(byte_count), buffer_(std::move(buffer)) {}
 
-  MemoryPool& pool_;
   size_t byte_count_;
+  MemoryCharge charge_;  // of bytes_
   std::unique_ptr<std::byte[], AlignedDelete> bytes_;
+  MemoryBuffer buffer_;  // or this
 };
 
 }  // namespace vkv

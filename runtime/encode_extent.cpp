@@ -59,7 +59,7 @@ Result<std::shared_ptr<Extent>> encode_extent(const CacheOptions& options, Backe
 
   // 2. Encode them side by side.
   VKV_TRY_ASSIGN(buffer, placement.allocate(byte_count, "encoded blocks"));
-  std::fill(buffer.data() + byte_count, buffer.data() + buffer.bytes().size(), std::byte{0});
+  VKV_TRY(backend.zero(buffer.bytes().subspan(byte_count)));
   std::vector<EncodeItem> items;
   size_t first = 0;
   for (const Block& block : blocks) {

@@ -1,9 +1,9 @@
 // extent.h: a run of records of one layer, adjacent in memory: the unit of moving.
 // SPDX-License-Identifier: Apache-2.0
 //
-// An extent is made in DRAM, written once, and never changes. Sequences that fork share it. It may
-// move to NVMe; its bytes are the same there. It holds either encoded blocks, or the 16-bit
-// originals of tokens whose encoded blocks lie in other extents.
+// An extent is made in the engine's memory, DRAM or HBM, written once, and never changes. Sequences
+// that fork share it. It may move to a slower tier; its bytes are the same there. It holds either
+// encoded blocks, or the 16-bit originals of tokens whose encoded blocks lie in other extents.
 #pragma once
 
 #include <array>
@@ -44,10 +44,11 @@ class Placement;
 BlockView view_of(const KvShape& shape, const Block& block, const std::byte* record,
                   const std::byte* shared_headers);
 
-// Headers that the blocks of a segment share. Stay in DRAM while any of the blocks exists.
+// Headers that the blocks of a segment share. Stay in the engine's memory while any of the blocks
+// exists.
 using SharedHeaders = std::shared_ptr<const ChargedBytes>;
 
-// The order of value: what is needed least often goes to NVMe first.
+// The order of value: what is needed least often is demoted first.
 enum class ExtentKind : uint8_t {
   kOriginal = 0,  // read when a later question comes
   kLow = 1,
@@ -72,7 +73,7 @@ class Extent {
 
   int layer() const { return layer_; }
   uint64_t serial() const { return serial_; }  // order of sealing
-  Tier tier() const { return bytes_ ? Tier::kDram : Tier::kNvme; }
+  Tier tier() const { return bytes_ ? bytes_.tier() : Tier::kNvme; }
   uint64_t byte_count() const { return byte_count_; }
   ExtentKind kind() const { return content_.kind; }
   const std::vector<Block>& blocks() const { return content_.blocks; }
@@ -80,10 +81,11 @@ class Extent {
   uint32_t original_count() const { return content_.original_count; }
   uint64_t table_bytes() const { return sizeof(Extent) + blocks().size() * sizeof(Block); }
 
-  MemoryBuffer& dram() { return bytes_; }
+  // Where an engine reads it; nullptr on NVMe.
+  const std::byte* memory() const { return bytes_.data(); }
   StoreExtent& stored() { return stored_; }
 
-  // Views of its blocks where the bytes lie now: `base` is its DRAM or a staging slot.
+  // Views of its blocks where the bytes lie now: `base` is memory() or a staging slot.
   // live: words as in ExtentUse; nullptr: all tokens count.
   void append_views(const KvShape& shape, const std::byte* base, const uint32_t* live,
                     std::vector<BlockView>& views) const;
@@ -97,7 +99,7 @@ class Extent {
   const uint64_t byte_count_;
   const ExtentContent content_;
   MemoryBuffer bytes_;  // empty on NVMe
-  StoreExtent stored_;  // byte_count 0 in DRAM
+  StoreExtent stored_;  // byte_count 0 in memory
   Placement* placement_ = nullptr;
 };
 

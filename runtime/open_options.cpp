@@ -62,20 +62,57 @@ Status check_quality(const CacheOptions& options) {
 
 // What every call needs, with one sequence that decodes: in every layer its recent tokens, a block
 // of each class that is filling, and one layer's open block twice while it moves.
-uint64_t least_dram_bytes(const CacheOptions& options) {
-  const uint64_t row = OpenBlock::row_bytes(options.shape);
+struct LeastOpen {
+  uint64_t kv_bytes = 0;
+  uint64_t label_bytes = 0;
+};
+
+LeastOpen least_open(const CacheOptions& options) {
   const uint64_t block_tokens = static_cast<uint64_t>(tokens_per_block(options.shape.head_dim));
   const uint64_t classes = has_classes(options.precision) ? 2 : 1;
   const uint64_t open_tokens = static_cast<uint64_t>(options.recent_tokens) +
                                classes * block_tokens + 2 * OpenBlock::kGrowthTokens;
-  const uint64_t open = (static_cast<uint64_t>(options.shape.layers) + 1) *
-                        round_up_bytes(open_tokens * row, kExtentAlignment);
+  const uint64_t blocks = static_cast<uint64_t>(options.shape.layers) + 1;
+  return {.kv_bytes = blocks * round_up_bytes(open_tokens * OpenBlock::kv_bytes(options.shape),
+                                              kExtentAlignment),
+          .label_bytes = blocks * open_tokens * OpenBlock::kLabelBytes};
+}
+
+uint64_t least_dram_bytes(const CacheOptions& options) {
+  const LeastOpen open = least_open(options);
+  if (options.device == Device::kCuda) return open.label_bytes;
   const uint64_t staging =
       options.nvme_bytes_max > 0
           ? static_cast<uint64_t>(options.prefetch_extents) * options.extent_bytes_max
           : 0;
-  return Attention::scratch_bytes(options.shape, 0) + open + staging + options.extent_bytes_max +
-         promotion_dram_bytes(options);
+  return Attention::scratch_bytes(options.shape, 0) + open.kv_bytes + open.label_bytes + staging +
+         options.extent_bytes_max + promotion_dram_bytes(options);
+}
+
+Status check_device(const CacheOptions& options) {
+  if (options.device == Device::kCpu) {
+    if (options.hbm_bytes_max > 0 || options.stream != nullptr)
+      return {Code::kInvalidArgument,
+              "an HBM budget or a stream needs device cuda; this cache is on the CPU"};
+    return {};
+  }
+  if (options.device != Device::kCuda)
+    return out_of_range("device", std::to_string(static_cast<int>(options.device)),
+                        "0 (cpu) or 1 (cuda)");
+  const auto unsupported = [](const std::string& what, const std::string& instead) {
+    return Status(Code::kUnsupported, what + " is not there on device cuda yet; " + instead);
+  };
+  if (options.nvme_bytes_max > 0) return unsupported("the NVMe tier", "set nvme_bytes_max to 0");
+  if (options.keep_original != KeepOriginal::kNone)
+    return unsupported("keep_original " + std::string(name(options.keep_original)),
+                       "set it to none");
+  if (options.quality.sample_fraction > 0)
+    return unsupported("the quality meter", "set quality.sample_fraction to 0");
+  if (options.device_index < 0)
+    return out_of_range("device_index", std::to_string(options.device_index), "0 or more");
+  if (options.hbm_bytes_max == 0)
+    return {Code::kInvalidArgument, "device cuda needs hbm_bytes_max, the budget in GPU memory"};
+  return {};
 }
 
 }  // namespace
@@ -84,6 +121,7 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
   CacheOptions options = requested;
   VKV_TRY(validate(options.shape));
   VKV_TRY(check_policy(options));
+  VKV_TRY(check_device(options));
   if (!is_16_bit(options.open_codec))
     return out_of_range("open_codec", std::string(name(options.open_codec)), "f16 or bf16");
   if (options.recent_tokens < kRecentMin || options.recent_tokens > kRecentMax)
@@ -131,6 +169,15 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
                       std::to_string(least) +
                       " (smaller extents or fewer recent tokens need less)");
   return options;
+}
+
+uint64_t least_hbm_bytes(const CacheOptions& options) {
+  const uint64_t mean_bytes =
+      static_cast<uint64_t>(options.shape.layers) *
+      round_up_bytes(sizeof(float) * static_cast<size_t>(options.shape.kv_heads) *
+                         static_cast<size_t>(options.shape.head_dim),
+                     kExtentAlignment);
+  return least_open(options).kv_bytes + mean_bytes + options.extent_bytes_max;
 }
 
 }  // namespace vkv

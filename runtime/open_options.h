@@ -11,4 +11,7 @@ namespace vkv {
 // hold one block and what every call needs, naming the least that would do.
 Result<CacheOptions> with_defaults(const CacheOptions& requested);
 
+// HBM that every call needs, without the kernels' work memory.
+uint64_t least_hbm_bytes(const CacheOptions& options);
+
 }  // namespace vkv

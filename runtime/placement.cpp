@@ -1,7 +1,8 @@
-// placement.cpp: demotion from DRAM to NVMe.
+// placement.cpp: demotion from HBM to DRAM, and from DRAM to NVMe.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/placement.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -15,47 +16,69 @@ bool Placement::LeastValueFirst::operator()(const Extent* a, const Extent* b) co
 
 Result<MemoryBuffer> Placement::allocate(uint64_t byte_count, std::string_view purpose) {
   Result<MemoryBuffer> buffer = pool_.allocate(byte_count, purpose);
-  while (!buffer.ok() && buffer.status().code() == Code::kOutOfMemory && store_ != nullptr &&
-         !resident_.empty()) {
+  while (!buffer.ok() && buffer.status().code() == Code::kOutOfMemory && can_demote()) {
     VKV_TRY(demote(byte_count));
     buffer = pool_.allocate(byte_count, purpose);
   }
   return buffer;
 }
 
+Result<std::shared_ptr<ChargedBytes>> Placement::allocate_shared(size_t byte_count,
+                                                                 std::string_view purpose) {
+  if (pool_.tier() == Tier::kDram) return ChargedBytes::make(pool_, byte_count, purpose);
+  VKV_TRY_ASSIGN(buffer, allocate(std::max<size_t>(byte_count, 1), purpose));
+  return ChargedBytes::of(std::move(buffer), byte_count);
+}
+
 Result<std::shared_ptr<Extent>> Placement::admit(int layer, ExtentContent content,
                                                  MemoryBuffer bytes) {
   auto extent =
       std::make_shared<Extent>(layer, next_serial_++, std::move(content), std::move(bytes));
-  Status charged = pool_.charge(extent->table_bytes(), "block table");
+  Status charged = host_pool_.charge(extent->table_bytes(), "block table");
   if (!charged.ok() && store_ != nullptr && !resident_.empty()) {
     VKV_TRY(demote(extent->table_bytes()));
-    charged = pool_.charge(extent->table_bytes(), "block table");
+    charged = host_pool_.charge(extent->table_bytes(), "block table");
   }
   VKV_TRY(charged);
   extent->placement_ = this;
   resident_.insert(extent.get());
   resident_bytes_ += extent->byte_count();
-  if (extent->kind() == ExtentKind::kOriginal) original_bytes_of(*extent) += extent->byte_count();
+  count(*extent);
   while (store_ != nullptr && resident_bytes_ > block_bytes_max_)
     VKV_TRY(demote(resident_bytes_ - block_bytes_max_));
   return extent;
 }
 
-uint64_t& Placement::original_bytes_of(const Extent& extent) {
-  return original_bytes_[static_cast<size_t>(extent.tier())];
+void Placement::count(const Extent& extent) {
+  const size_t tier = static_cast<size_t>(extent.tier());
+  ++extent_count_[tier];
+  if (extent.kind() == ExtentKind::kOriginal) original_bytes_[tier] += extent.byte_count();
+}
+
+void Placement::discount(const Extent& extent) {
+  const size_t tier = static_cast<size_t>(extent.tier());
+  --extent_count_[tier];
+  if (extent.kind() == ExtentKind::kOriginal) original_bytes_[tier] -= extent.byte_count();
+}
+
+void Placement::moved(Extent& extent, MemoryBuffer bytes) {
+  resident_.erase(&extent);
+  resident_bytes_ -= extent.byte_count();
+  discount(extent);
+  extent.bytes_ = std::move(bytes);
+  count(extent);
+  demoted_bytes_ += extent.byte_count();
 }
 
 void Placement::forget(Extent& extent) {
-  if (extent.kind() == ExtentKind::kOriginal) original_bytes_of(extent) -= extent.byte_count();
-  if (extent.tier() == Tier::kDram) {
+  discount(extent);
+  if (extent.tier() == pool_.tier()) {
     resident_.erase(&extent);
     resident_bytes_ -= extent.byte_count();
-  } else {
+  } else if (extent.tier() == Tier::kNvme) {
     store_->release(extent.stored_);
-    --nvme_extents_;
   }
-  pool_.discharge(extent.table_bytes());
+  host_pool_.discharge(extent.table_bytes());
 }
 
 Status Placement::demote(uint64_t byte_count) {
@@ -66,7 +89,19 @@ Status Placement::demote(uint64_t byte_count) {
     victims.push_back(extent);
     victim_bytes += extent->byte_count();
   }
-  return write_out(victims);
+  return pinned_ != nullptr ? copy_out(victims) : write_out(victims);
+}
+
+Status Placement::copy_out(const std::vector<Extent*>& extents) {
+  bool any_moved = false;
+  for (Extent* extent : extents) {
+    Result<MemoryBuffer> room = pinned_->allocate(extent->byte_count(), "blocks out of HBM");
+    if (!room.ok()) return any_moved ? Status() : room.status();
+    VKV_TRY(backend_.copy(room.value().data(), extent->bytes_.data(), extent->byte_count()));
+    moved(*extent, std::move(room.value()));
+    any_moved = true;
+  }
+  return {};
 }
 
 Status Placement::demote_originals() {
@@ -111,14 +146,7 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
       if (status.ok()) status = written;
       continue;
     }
-    resident_.erase(extent);
-    resident_bytes_ -= extent->byte_count();
-    const bool original = extent->kind() == ExtentKind::kOriginal;
-    if (original) original_bytes_of(*extent) -= extent->byte_count();
-    extent->bytes_ = MemoryBuffer();
-    if (original) original_bytes_of(*extent) += extent->byte_count();
-    ++nvme_extents_;
-    demoted_bytes_ += extent->byte_count();
+    moved(*extent, MemoryBuffer());
     any_moved = true;
   }
   return any_moved ? Status() : status;  // some room was made: the caller tries again

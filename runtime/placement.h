@@ -1,4 +1,4 @@
-// placement.h: which extents stay in DRAM when they do not all fit.
+// placement.h: which extents stay in the engine's memory when they do not all fit.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Decode reads every block of a sequence once a step, layer by layer: what was used last is needed
@@ -21,15 +21,35 @@
 
 namespace vkv {
 
+// All outlive every extent.
+struct PlacementTiers {
+  Backend& backend;
+  MemoryPool& pool;              // the engine's memory: DRAM, or HBM
+  MemoryPool& host_pool;         // for tables; the same on the CPU
+  MemoryPool* pinned = nullptr;  // DRAM that a GPU reads: takes what HBM cannot; nullptr: none
+  BlockStore* store = nullptr;   // takes what DRAM cannot; nullptr: no NVMe tier
+  uint64_t block_bytes_max = 0;  // in the engine's memory, where there is a store
+};
+
 class Placement {
  public:
-  // `store` may be nullptr: no NVMe tier. Both outlive every extent.
-  Placement(MemoryPool& pool, BlockStore* store, uint64_t block_bytes_max)
-      : pool_(pool), store_(store), block_bytes_max_(block_bytes_max) {}
+  explicit Placement(const PlacementTiers& tiers)
+      : backend_(tiers.backend),
+        pool_(tiers.pool),
+        host_pool_(tiers.host_pool),
+        pinned_(tiers.pinned),
+        store_(tiers.store),
+        block_bytes_max_(tiers.block_bytes_max) {}
 
-  // Memory in DRAM, demoting extents of less value until it fits. Errors: kOutOfMemory naming the
-  // tier that is full, kIo when a demotion could not be written; nothing is lost.
+  Backend& backend() const { return backend_; }
+  MemoryPool& host_pool() const { return host_pool_; }
+
+  // The engine's memory, demoting extents of less value until it fits. Errors: kOutOfMemory naming
+  // the tier that is full, kIo when a demotion could not be written; nothing is lost.
   Result<MemoryBuffer> allocate(uint64_t byte_count, std::string_view purpose);
+  // The same for what is small and shared.
+  Result<std::shared_ptr<ChargedBytes>> allocate_shared(size_t byte_count,
+                                                        std::string_view purpose);
 
   // Takes a sealed extent into account, and demotes what exceeds the share of blocks. Errors:
   // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
@@ -42,8 +62,7 @@ class Placement {
   void forget(Extent& extent);
 
   uint64_t demoted_bytes() const { return demoted_bytes_; }
-  uint64_t dram_extents() const { return resident_.size(); }
-  uint64_t nvme_extents() const { return nvme_extents_; }
+  uint64_t extent_count(Tier tier) const { return extent_count_[static_cast<size_t>(tier)]; }
   uint64_t original_bytes(Tier tier) const { return original_bytes_[static_cast<size_t>(tier)]; }
 
  private:
@@ -51,18 +70,27 @@ class Placement {
     bool operator()(const Extent* a, const Extent* b) const;
   };
 
-  // Moves extents of least value to NVMe, at least `byte_count` bytes of them.
+  bool can_demote() const { return (store_ || pinned_) && !resident_.empty(); }
+  // Moves extents of least value to the next tier, at least `byte_count` bytes of them.
   Status demote(uint64_t byte_count);
+  // Copies to pinned memory. What is queued on the engine's stream is in order.
+  Status copy_out(const std::vector<Extent*>& extents);
   // Writes, waits, and frees the DRAM of those that were written.
   Status write_out(const std::vector<Extent*>& extents);
-  uint64_t& original_bytes_of(const Extent& extent);
+  // `bytes`: where it lies now; empty: in the store.
+  void moved(Extent& extent, MemoryBuffer bytes);
+  void count(const Extent& extent);
+  void discount(const Extent& extent);
 
+  Backend& backend_;
   MemoryPool& pool_;
+  MemoryPool& host_pool_;
+  MemoryPool* pinned_;
   BlockStore* store_;
-  const uint64_t block_bytes_max_;               // in DRAM
-  std::set<Extent*, LeastValueFirst> resident_;  // in DRAM
+  const uint64_t block_bytes_max_;
+  std::set<Extent*, LeastValueFirst> resident_;  // in the engine's memory
   uint64_t resident_bytes_ = 0;
-  uint64_t nvme_extents_ = 0;
+  std::array<uint64_t, kTierCount> extent_count_{};
   std::array<uint64_t, kTierCount> original_bytes_{};
   uint64_t demoted_bytes_ = 0;
   uint64_t next_serial_ = 0;

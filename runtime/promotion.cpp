@@ -63,7 +63,7 @@ Result<std::vector<ExtentUse>> Promoter::keep(const OpenTokens& open, int layer,
     for (const uint16_t* const source : {open.k, open.v})
       for (const uint32_t row : some)
         target = std::copy_n(source + row * row_values(), row_values(), target);
-    std::fill(buffer.data() + byte_count, buffer.data() + buffer.bytes().size(), std::byte{0});
+    VKV_TRY(backend_.zero(buffer.bytes().subspan(byte_count)));
     VKV_TRY_ASSIGN(extent, placement_.admit(layer,
                                             {.kind = ExtentKind::kOriginal,
                                              .original_count = static_cast<uint32_t>(some.size()),
@@ -84,7 +84,7 @@ Status Promoter::for_originals(const LayerState& state, const Visit& visit) {
   for (size_t i = 0; i < state.originals.size(); ++i) {
     const std::shared_ptr<Extent>& extent = state.originals[i].extent;
     const bool on_disk = extent->tier() == Tier::kNvme;
-    const std::byte* base = extent->dram().data();
+    const std::byte* base = extent->memory();
     if (on_disk) {
       std::vector<std::shared_ptr<Extent>> upcoming;
       for (size_t next = i; next < state.originals.size(); ++next)

@@ -8,29 +8,6 @@
 #include "runtime/base/codec.h"
 
 namespace vkv {
-namespace {
-
-// Squared distances of keys from their mean: [rows, kv_heads].
-std::vector<float> squared_distances(const KvShape& shape, const OpenTokens& open,
-                                     std::span<const uint32_t> rows, const float* mean) {
-  const size_t kv_heads = static_cast<size_t>(shape.kv_heads);
-  const size_t head_dim = static_cast<size_t>(shape.head_dim);
-  std::vector<float> distances(rows.size() * kv_heads);
-  for (size_t i = 0; i < distances.size(); ++i) {
-    const size_t head = i % kv_heads;
-    const uint16_t* key = open.k + (rows[i / kv_heads] * kv_heads + head) * head_dim;
-    float sum = 0;
-    for (size_t c = 0; c < head_dim; ++c) {
-      const float difference = float_from_16_bit(open.codec, key[c]) - mean[head * head_dim + c];
-      sum += difference * difference;
-    }
-    distances[i] = sum;
-  }
-  return distances;
-}
-
-}  // namespace
-
 size_t record_bytes_max(const KvShape& shape, const PrecisionPolicy& policy) {
   const int tokens = tokens_per_block(shape.head_dim);
   size_t most = 0;
@@ -119,8 +96,9 @@ Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& s
     for (size_t i = 0; i < taken.value(); ++i) gone[rows[done + i]] = 1;
     done += taken.value();
   }
-  state.open.remove(gone);
+  const Status removed = state.open.remove(backend_, gone);
   if (!status.ok()) return status;
+  VKV_TRY(removed);
   return uint64_t{done};
 }
 
@@ -153,9 +131,11 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
   const LayerPrecision own = precision_of_layer(policy, request.layer);
   const bool encodes = !is_16_bit(own.low.k) || !is_16_bit(own.high.k);
   if (encodes && !state.mean) VKV_TRY(fix_mean(state, rows));
-  if (encodes)
-    mark_far_keys(squared_distances(options_.shape, open, rows, state.mean_values()),
-                  options_.shape.kv_heads, policy.sink_sigmas, is_sink);
+  if (encodes) {
+    std::vector<float> distances(rows.size() * static_cast<size_t>(options_.shape.kv_heads));
+    VKV_TRY(backend_.squared_distances(options_.shape, open, rows, state.mean_values(), distances));
+    mark_far_keys(distances, options_.shape.kv_heads, policy.sink_sigmas, is_sink);
+  }
   const bool by_promotion = promoter_.keeps(request.layer);
   std::vector<float> saliency;
   if (uses_saliency(policy, request.layer) && any_visual && !by_promotion) {
@@ -192,7 +172,7 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
 
 Status Sealer::fix_mean(LayerState& state, std::span<const uint32_t> rows) {
   const size_t values = static_cast<size_t>(options_.shape.kv_heads * options_.shape.head_dim);
-  VKV_TRY_ASSIGN(mean, ChargedBytes::make(pool_, values * sizeof(float), "mean keys"));
+  VKV_TRY_ASSIGN(mean, placement_.allocate_shared(values * sizeof(float), "mean keys"));
   VKV_TRY(backend_.mean_key(options_.shape, state.open.tokens(), rows,
                             reinterpret_cast<float*>(mean->data())));
   state.mean = std::move(mean);
@@ -203,7 +183,7 @@ Result<SharedHeaders> Sealer::segment_headers(const LayerState& state, const Cod
                                               std::span<const uint32_t> rows) {
   const KvShape& shape = options_.shape;
   const BlockLayout layout = block_layout(shape, codecs, 1);
-  VKV_TRY_ASSIGN(bytes, ChargedBytes::make(pool_, layout.headers_bytes(), "headers of a segment"));
+  VKV_TRY_ASSIGN(bytes, placement_.allocate_shared(layout.headers_bytes(), "headers of a segment"));
   VKV_TRY(backend_.encode_headers({.shape = shape,
                                    .k_codec = codecs.k,
                                    .v_codec = codecs.v,

@@ -37,12 +37,11 @@ class Sealer {
  public:
   // `options` outlives it, defaults filled in.
   Sealer(const CacheOptions& options, float scale, Backend& backend, Placement& placement,
-         MemoryPool& pool, Promoter& promoter)
+         Promoter& promoter)
       : options_(options),
         scale_(scale),
         backend_(backend),
         placement_(placement),
-        pool_(pool),
         promoter_(promoter) {}
 
   // At the end of a window, low tokens whose originals are kept are promoted anew.
@@ -74,7 +73,6 @@ class Sealer {
   const float scale_;
   Backend& backend_;
   Placement& placement_;
-  MemoryPool& pool_;
   Promoter& promoter_;
 };
 

@@ -1,13 +1,18 @@
-// backend.h: what an engine (CPU, later GPU) computes for the cache: encode, attend, saliency.
+// backend.h: what an engine, CPU or GPU, computes for the cache: encode, attend, saliency.
 // SPDX-License-Identifier: Apache-2.0
 //
 // The cache decides which blocks belong together and in which order partials are merged; a backend
 // only computes. Its results depend on nothing but its inputs: not on the tier that a block came
-// from, not on the number of threads, not on what else is in the same call.
+// from, not on the number of threads. On the CPU not on what else is in the same call either; a GPU
+// cuts the work of a call as a whole, so there its last bits do.
+//
+// K, V, queries, outputs, records, means and headers lie in the engine's memory, whatever is queued
+// there is in order, and the cache never looks into it: it has an engine convert, copy and compare.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -82,16 +87,39 @@ struct SaliencyItem {
   const float* v_mean = nullptr;  // [kv_heads, head_dim]; nullptr: of the tokens given
   // Mean over queries and query heads of the softmax weight that a token gets, times
   // ||v_t - mean v|| over all KV heads.
-  float* score = nullptr;  // [open.token_count]
+  float* score = nullptr;  // [open.token_count], in host memory
+};
+
+// K and V of a caller, to be kept at 16 bit.
+struct AppendItem {
+  ElementType element = ElementType::kF32;
+  Codec codec = Codec::kF16;  // kF16 or kBf16
+  size_t value_count = 0;     // of K, and of V
+  const void* k = nullptr;    // [value_count] of `element`
+  const void* v = nullptr;
+  uint16_t* k_target = nullptr;  // [value_count]
+  uint16_t* v_target = nullptr;
+};
+
+// A value that is not finite at 16 bit.
+struct BadValue {
+  bool of_v = false;
+  size_t index = 0;
+  float value = 0;
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string_view name() const = 0;  // "cpu-onednn (avx512_core_vnni)", "cpu-reference"
+  // "cpu-onednn (avx512_core_vnni)", "cpu-reference", "cuda (NVIDIA H100 80GB HBM3)"
+  virtual std::string_view name() const = 0;
 
-  // Computes every item; they are independent. Blocking, parallel inside.
+  // True: an item of attend may hold all that its queries see, however much; the engine cuts it and
+  // merges what it cut. False: one item is one partial, and work memory is the caller's affair.
+  virtual bool cuts_attention() const { return false; }
+
+  // Computes every item; they are independent. Parallel inside.
   // Errors: kUnsupported for a shape or codec without a kernel.
   virtual Status attend(std::span<const AttendItem> items) = 0;
 
@@ -108,6 +136,28 @@ class Backend {
                           std::span<const uint32_t> rows, float* mean) = 0;
 
   virtual Status saliency(const SaliencyItem& item) = 0;
+
+  // ||k - mean||^2 of each row and KV head. distances: [rows, kv_heads], in host memory.
+  virtual Status squared_distances(const KvShape& shape, const OpenTokens& source,
+                                   std::span<const uint32_t> rows, const float* mean,
+                                   std::span<float> distances) = 0;
+
+  // Converts K and V. Returns the first value that is not finite in `codec`, K before V; targets
+  // have no meaning then.
+  virtual Result<std::optional<BadValue>> append(const AppendItem& item) = 0;
+
+  virtual Status to_float(ElementType element, const void* source, float* target, size_t count) = 0;
+  virtual Status from_float(ElementType element, const float* source, void* target,
+                            size_t count) = 0;
+
+  // Row kept[i] moves to row i, in place. kept: ascending.
+  virtual Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) = 0;
+
+  virtual Status copy(void* target, const void* source, size_t byte_count) = 0;
+  virtual Status zero(std::span<std::byte> bytes) = 0;
+
+  // At the end of a public call: results are where the caller may expect them.
+  virtual Status finish() { return {}; }
 };
 
 }  // namespace vkv

@@ -3,11 +3,13 @@
 //
 // A model calls, for each layer in order, append() with the K and V of its new tokens and then
 // attend() with their queries. The cache keeps the newest tokens at 16 bit, encodes the rest by the
-// precision policy, and keeps the encoded blocks in DRAM or on NVMe under hard byte budgets. The
-// tier never changes a result: attention over the same blocks is bit-identical wherever they lie.
+// precision policy, and keeps the encoded blocks in HBM, in DRAM or on NVMe under hard byte
+// budgets. The tier never changes a result: attention over the same blocks is bit-identical
+// wherever they lie.
 //
-// Threads: any thread may call; calls on one cache run one after another. Pointers are host
-// pointers, read or written only during the call.
+// Threads: any thread may call; calls on one cache run one after another. Pointers to k, v, q and
+// out are host pointers, read or written only during the call; on CUDA they are the device's, used
+// in the order of options.stream, and q and out are 16-byte aligned.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +48,8 @@ struct AttendRequest {
 class Cache {
  public:
   // Errors: kInvalidArgument for options out of range, kOutOfMemory for budgets too small for one
-  // block and its staging, kIo for a store file that cannot be made.
+  // block and its staging, kIo for a store file that cannot be made, kUnsupported for what the
+  // device or this build does not have, kCuda.
   static Result<std::unique_ptr<Cache>> open(const CacheOptions& options);
   virtual ~Cache() = default;
 

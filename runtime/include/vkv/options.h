@@ -96,11 +96,23 @@ struct QualityOptions {
 // How files are read and written. kAuto takes io_uring where the kernel allows it.
 enum class IoBackend : uint8_t { kAuto = 0, kUring = 1, kThreads = 2 };
 
+// Who computes, and in whose memory K, V, q and out of the calls lie.
+enum class Device : uint8_t { kCpu = 0, kCuda = 1 };
+
 struct CacheOptions {
   KvShape shape;
   ElementType element = ElementType::kF32;  // of the caller's q, k, v and out
   Codec open_codec = Codec::kF16;           // kF16 or kBf16: tokens before they are sealed
   float score_scale = 0.0f;                 // 0: 1/sqrt(head_dim)
+
+  // kCuda keeps blocks and open tokens in HBM, and has no NVMe tier, originals or quality meter
+  // yet.
+  Device device = Device::kCpu;
+  int device_index = 0;  // CUDA's, among the visible devices
+  // A cudaStream_t of that device. What is queued on it before a call is seen by the call, what is
+  // queued after it sees its results. nullptr: the cache has a stream of its own; what is passed
+  // must be ready then, and results are when a call returns.
+  void* stream = nullptr;
 
   PrecisionPolicy precision;
   KeepOriginal keep_original = KeepOriginal::kNone;
@@ -109,7 +121,11 @@ struct CacheOptions {
   // 16..4096. They are what the next answer tokens look at most.
   int recent_tokens = 128;
 
-  // Hard budgets. DRAM counts records, open tokens, staging for reads, headers and block tables.
+  // Hard budgets. HBM, on CUDA alone and needed there: records, open tokens, means, headers, what a
+  // call needs, and the kernels' work memory; all of it is taken at open.
+  uint64_t hbm_bytes_max = 0;
+  // DRAM counts records, open tokens, staging for reads, headers and block tables. On CUDA: tables,
+  // and the pinned memory that records go to when HBM is full.
   uint64_t dram_bytes_max = uint64_t{4} << 30;
   // Of it, what encoded blocks may take; the rest goes to NVMe, which must exist then. Default:
   // all.
