@@ -1,16 +1,60 @@
-// open_tiers.cpp: on the CPU DRAM and a store file.
+// open_tiers.cpp: on the CPU DRAM and a store file; on CUDA HBM, and pinned DRAM below it.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/open_tiers.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include "cpu/cpu_backend.h"
+#include "kernels/gpu_backend.h"
+#include "runtime/open_options.h"
+#include "transfer/slab_source.h"
 
 namespace vkv {
+namespace {
+
+// Pinned at once: getting and giving back pinned memory is slow and stops the GPU.
+constexpr uint64_t kPinnedSlabBytes = uint64_t{64} << 20;
+
+Result<Tiers> open_cuda(const CacheOptions& options) {
+  Tiers tiers;
+  VKV_TRY_ASSIGN(engine, make_gpu_engine({.shape = options.shape,
+                                          .device_index = options.device_index,
+                                          .stream = options.stream}));
+  const uint64_t least = engine.work_bytes + least_hbm_bytes(options);
+  if (options.hbm_bytes_max < least)
+    return Status(
+        Code::kOutOfMemory,
+        "the hbm budget of " + std::to_string(options.hbm_bytes_max) +
+            " bytes is too small: this model and these options need at least " +
+            std::to_string(least) + ", " + std::to_string(engine.work_bytes) +
+            " of them for the kernels (smaller extents or fewer recent tokens need less)");
+  tiers.backend = std::move(engine.backend);
+
+  // 1. All of HBM at once.
+  auto hbm_source = std::make_unique<SlabSource>(std::move(engine.device_memory), 0, nullptr);
+  const uint64_t slab_bytes =
+      (options.hbm_bytes_max - engine.work_bytes) / kExtentAlignment * kExtentAlignment;
+  VKV_TRY(hbm_source->add_slab(slab_bytes));
+  tiers.hbm =
+      std::make_unique<MemoryPool>(Tier::kHbm, options.hbm_bytes_max, std::move(hbm_source));
+  VKV_TRY(tiers.hbm->charge(engine.work_bytes, "work memory of the kernels"));
+
+  // 2. DRAM as it is needed.
+  tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
+  const uint64_t share = options.dram_bytes_max / 8 / kExtentAlignment * kExtentAlignment;
+  auto pinned_source = std::make_unique<SlabSource>(
+      std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());
+  tiers.pinned =
+      std::make_unique<MemoryPool>(Tier::kDram, options.dram_bytes_max, std::move(pinned_source));
+  return Result<Tiers>(std::move(tiers));
+}
+
+}  // namespace
 
 Result<Tiers> open_tiers(const CacheOptions& options) {
-  if (options.device == Device::kCuda)
-    return Status(Code::kUnsupported, "device cuda: there is no engine for it yet");
+  if (options.device == Device::kCuda) return open_cuda(options);
   Tiers tiers;
   VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
   tiers.backend = std::move(backend);

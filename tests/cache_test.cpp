@@ -350,6 +350,21 @@ TEST(cache, shapes_and_options_out_of_range_are_refused_by_name) {
   refused(bad, Code::kOutOfMemory, "at least");
   bad = good, bad.nvme_bytes_max = 4096, bad.store_path = store_path("tiny");
   refused(bad, Code::kOutOfMemory, "nvme");
+  bad = good, bad.hbm_bytes_max = 1 << 30;
+  refused(bad, Code::kInvalidArgument, "needs device cuda");
+
+  CacheOptions on_gpu = good;
+  on_gpu.device = Device::kCuda;
+  refused(on_gpu, Code::kInvalidArgument, "hbm_bytes_max");
+  on_gpu.hbm_bytes_max = 1 << 30;
+  bad = on_gpu, bad.nvme_bytes_max = 1 << 30;
+  refused(bad, Code::kUnsupported, "the NVMe tier is not there on device cuda yet");
+  bad = on_gpu, bad.keep_original = KeepOriginal::kDram;
+  refused(bad, Code::kUnsupported, "keep_original dram");
+  bad = on_gpu, bad.quality.sample_fraction = 0.5;
+  refused(bad, Code::kUnsupported, "the quality meter");
+  bad = on_gpu, bad.device_index = -1;
+  refused(bad, Code::kInvalidArgument, "device_index is -1");
 }
 
 }  // namespace
