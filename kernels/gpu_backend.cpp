@@ -24,8 +24,7 @@ constexpr size_t kRoomBytes = size_t{24} << 20;       // of the encoder's calls 
 constexpr size_t kTableBytes = size_t{8} << 20;       // of attention
 constexpr size_t kListedRowsMax = size_t{256} << 10;  // of one call of the encoder
 constexpr int64_t kSlotsMin = 4096;                   // partials of attention at once
-constexpr int kSlotRows = 8;                          // at most
-constexpr int kTaskBlocks = 64;                       // that attention gives one task at most
+constexpr int kSlotRows = 2 * kRowsPerTile;           // at most
 
 // Makes a device current, and the one before at the end.
 class DeviceScope {
@@ -180,7 +179,7 @@ int64_t GpuBackend::task_blocks_of(const AttendItem& item, int64_t groups) const
   const int64_t open_tokens = tokens_per_block(item.shape.head_dim);
   const int64_t units = static_cast<int64_t>(item.blocks.size()) +
                         (item.open.token_count + open_tokens - 1) / open_tokens;
-  return groups * (units + kTaskBlocks - 1) / kTaskBlocks;
+  return groups * (units + kTaskUnitsMax - 1) / kTaskUnitsMax;
 }
 
 int GpuBackend::queries_that_fit(const AttendItem& item, int q_begin, int64_t groups,
