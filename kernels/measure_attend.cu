@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "kernels/cuda_handles.h"
 #include "kernels/gpu_attend.h"
 #include "kernels/measure_attend.h"
 
@@ -14,6 +15,10 @@ constexpr uint64_t kCacheBytes = uint64_t{256} << 20;  // several times any L2
 constexpr uint64_t kReadBytes = uint64_t{1} << 30;
 constexpr int kRounds = 15;
 constexpr unsigned kThreads = 512;
+
+CudaMemory memory_of(Tier tier) {
+  return tier == Tier::kHbm ? CudaMemory::kDevice : CudaMemory::kPinned;
+}
 
 __device__ uint32_t hash(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -87,7 +92,7 @@ Result<Layer> make_layer(const AttendMeasurementOptions& options, const float* q
   VKV_TRY_ASSIGN(attend, GpuAttend::make());
   VKV_TRY_ASSIGN(records, CudaArray<std::byte>::make(record_bytes * static_cast<size_t>(blocks) *
                                                          static_cast<size_t>(options.batch),
-                                                     options.memory));
+                                                     memory_of(options.tier)));
   Layer layer{.records = std::move(records), .attend = std::move(attend)};
   fill_records<<<1024, kThreads, 0, stream>>>(reinterpret_cast<uint32_t*>(layer.records.data()),
                                               layer.records.size() / 4, record_bytes / 4,
@@ -146,9 +151,9 @@ Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options
                            .seconds = seconds / static_cast<double>(layers.size())};
 }
 
-Result<double> measure_read_speed(CudaMemory memory) {
+Result<double> measure_read_speed(Tier tier) {
   VKV_TRY_ASSIGN(stream, make_stream());
-  VKV_TRY_ASSIGN(bytes, CudaArray<uint4>::make(kReadBytes / sizeof(uint4), memory));
+  VKV_TRY_ASSIGN(bytes, CudaArray<uint4>::make(kReadBytes / sizeof(uint4), memory_of(tier)));
   VKV_TRY_ASSIGN(sum, CudaArray<uint32_t>::make(1));
   VKV_TRY(
       cuda_status(cudaMemsetAsync(bytes.data(), 1, kReadBytes, stream.get()), "cudaMemsetAsync"));
@@ -158,6 +163,14 @@ Result<double> measure_read_speed(CudaMemory memory) {
                    return launch_status("read_all");
                  }));
   return static_cast<double>(kReadBytes) / seconds;
+}
+
+Result<std::string> current_gpu_name() {
+  int device = 0;
+  VKV_TRY(cuda_status(cudaGetDevice(&device), "cudaGetDevice"));
+  cudaDeviceProp properties{};
+  VKV_TRY(cuda_status(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
+  return std::string(properties.name);
 }
 
 }  // namespace vkv

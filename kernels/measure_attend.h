@@ -1,10 +1,11 @@
-// measure_attend.h: how fast attention reads records, against how fast memory can be read at all.
+// measure_attend.h: how fast attention on the GPU reads records, against how fast memory can be
+// read at all.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
+#include <string>
 
-#include "kernels/cuda_handles.h"
 #include "vkv/options.h"
 #include "vkv/status.h"
 #include "vkv/types.h"
@@ -17,7 +18,7 @@ struct AttendMeasurementOptions {
   int token_count = 131072;  // of a sequence, all in full blocks but the last
   int batch = 1;             // sequences
   int q_len = 1;
-  CudaMemory memory = CudaMemory::kDevice;  // of the records
+  Tier tier = Tier::kHbm;  // of the records: kHbm, or kDram: mapped pinned memory, read in place
 };
 
 struct AttendMeasurement {
@@ -25,11 +26,17 @@ struct AttendMeasurement {
   double seconds = 0;         // of one call: median over rounds of calls on different records
 };
 
-// Random codes, plausible scales. Calls follow each other as the layers of a model do; there are
-// enough different records that no cache holds them. Errors: kOutOfMemory, kUnsupported, kCuda.
+// On the current device. Random codes, plausible scales. Calls follow each other as the layers of a
+// model do; there are enough different records that no cache holds them. What comes out is checked
+// by tests/gpu_attend_test.cpp, not here.
+// Errors: kUnsupported in a build without CUDA, without a GPU or for a shape without kernels,
+// kOutOfMemory, kCuda.
 Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options);
 
-// Bytes per second that a plain kernel reads: of device memory, or of mapped pinned memory. Median.
-Result<double> measure_read_speed(CudaMemory memory);
+// Bytes per second that a plain kernel reads from a tier: kHbm or kDram. Median. Errors: as above.
+Result<double> measure_read_speed(Tier tier);
+
+// Of the current device. Errors: as above.
+Result<std::string> current_gpu_name();
 
 }  // namespace vkv

@@ -19,7 +19,9 @@ Examples:
   vkv bench encode               all threads, 512 MiB of K and V
   vkv bench encode --threads 1   one thread: what the arithmetic takes
   vkv bench encode --device cuda --blocks 1024
-  vkv bench encode --json        for scripts)";
+  vkv bench encode --json        for scripts
+  vkv bench attend               decoding with Qwen2.5-VL-7B's heads over 128K tokens, on a GPU
+  vkv bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch 8 --codecs i8,i4/i2)";
 
 constexpr const char* kEncodeAbout = R"(
 Encodes blocks of 128 tokens that lie in memory, not in a cache, and prints for each pair of codecs
@@ -34,12 +36,40 @@ With --device cuda the limit is a kernel that only reads:
   of read          that speed against reading
   host us          until the call returned)";
 
+constexpr const char* kAttendAbout = R"(
+Attention on the GPU (CUDA's current one) over records of random codes, and for each pair of codecs
+  MB       of records that one call reads
+  us       of one call, when calls follow each other on different records, as those of layers do
+  of read  that speed against a kernel that only reads, from the same tier)";
+
+void add_attend(CLI::App& command, BenchAttendArguments& a) {
+  CLI::App* attend = command.add_subcommand("attend", "Attention on the GPU, by codec");
+  attend->footer(kAttendAbout);
+  const auto number = [&](const char* flag, int& value, int most, const char* what) {
+    attend->add_option(flag, value, what)->check(CLI::Range(1, most))->capture_default_str();
+  };
+  number("--q-heads", a.q_heads, 1024, "Query heads");
+  number("--kv-heads", a.kv_heads, 1024, "KV heads");
+  number("--head-dim", a.head_dim, 256, "Channels of a head, in 8s");
+  number("--tokens", a.tokens, 1 << 24, "Tokens of a sequence");
+  number("--batch", a.batch, 1024, "Sequences");
+  number("--q-len", a.q_len, 16, "Queries of a sequence: 1 decodes, more verify a draft");
+  attend->add_option("--codecs", a.codecs, "Codecs of K and V, or pairs")
+      ->delimiter(',')
+      ->capture_default_str();
+  attend->add_option("--tier", a.tier, "Where records lie; dram is read in place, over the link")
+      ->check(CLI::IsMember({"hbm", "dram"}))
+      ->capture_default_str();
+  attend->add_flag("--json", a.json, "Print as JSON");
+}
+
 }  // namespace
 
 void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
   command.require_subcommand(1);
   command.footer(kAbout);
 
+  add_attend(command, arguments.attend);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
   encode->footer(kEncodeAbout);
   BenchEncodeArguments& a = arguments.encode;
@@ -65,6 +95,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
 
 int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   Status status;
+  if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
   if (command.got_subcommand("encode"))
     status = arguments.encode.device == "cuda" ? bench_encode_gpu(arguments.encode)
                                                : bench_encode(arguments.encode);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "tools/vkv/bench_attend.h"
 #include "tools/vkv/bench_encode.h"
 
 namespace CLI {
@@ -11,6 +12,7 @@ class App;
 namespace vkv {
 
 struct BenchArguments {
+  BenchAttendArguments attend;
   BenchEncodeArguments encode;
 };
 
