@@ -38,8 +38,8 @@ PlainCudaCache cuda_cache(const Model& model) {
   return {model.kv_shape(), model.element(), model.cuda_stream()};
 }
 
-constexpr ModelOptions kInFp32 = {.device = ModelDevice::kCuda, .cuda_in_fp32 = true};
-constexpr ModelOptions kInBf16 = {.device = ModelDevice::kCuda};
+constexpr ModelOptions kInFp32 = {.device = Device::kCuda, .cuda_in_fp32 = true};
+constexpr ModelOptions kInBf16 = {.device = Device::kCuda};
 
 struct Checkpoint {
   const char* name;

@@ -115,7 +115,7 @@ TEST_F(model_load, a_decoder_alone_computes_what_it_does_inside_a_llava) {
 
 TEST_F(model_load, a_gpu_that_is_not_there_is_one_clear_error) {
   const Status status =
-      Model::load(scratch_.path(), {.device = ModelDevice::kCuda, .device_index = 99}).status();
+      Model::load(scratch_.path(), {.device = Device::kCuda, .device_index = 99}).status();
   EXPECT_EQ(status.code(), Code::kUnsupported) << status.message();
   const auto& words = status.message();
   EXPECT_TRUE(words == "built without CUDA (VKV_CUDA=OFF)" || words.starts_with("no GPU: ") ||

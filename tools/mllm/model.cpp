@@ -13,9 +13,8 @@ Model::~Model() = default;
 
 Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelOptions& options) {
   VKV_TRY_ASSIGN(checkpoint, open_checkpoint(path));
-  VKV_TRY_ASSIGN(backend, options.device == ModelDevice::kCuda
-                              ? load_cuda_model(checkpoint, options)
-                              : load_cpu_model(checkpoint, options));
+  VKV_TRY_ASSIGN(backend, options.device == Device::kCuda ? load_cuda_model(checkpoint, options)
+                                                          : load_cpu_model(checkpoint, options));
   return std::unique_ptr<Model>(new Model(std::move(checkpoint.config), std::move(backend)));
 }
 

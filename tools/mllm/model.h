@@ -19,12 +19,10 @@
 
 namespace vkv {
 
-enum class ModelDevice : uint8_t { kCpu = 0, kCuda = 1 };
-
 struct ModelOptions {
-  ModelDevice device = ModelDevice::kCpu;
-  int device_index = 0;       // CUDA's, among the visible ones
-  bool cuda_in_fp32 = false;  // weights and products too: slow, for comparisons
+  Device device = Device::kCpu;  // of the model and of the caches that it is given
+  int device_index = 0;          // CUDA's, among the visible ones
+  bool cuda_in_fp32 = false;     // weights and products too: slow, for comparisons
   int threads = 0;  // CPU: of vision tower and linear layers; 0: all that the process may use
 };
 

@@ -25,6 +25,7 @@ Examples:
       --preset visual2 --dram-budget 64M --nvme-budget 2G
   vkv run --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt "What is gravity?"
   vkv run --model tiny --jobs jobs.jsonl --out answers.jsonl
+  vkv run --model tiny --video clip.mp4 --prompt "What moves?" --device cuda --hbm-budget 2G
 
 A line of jobs.jsonl is one JSON object; paths are relative to the file:
   {"id": "a", "image": "cat.png", "prompt": "What is it?", "answer": "a cat", "group": "image"}
@@ -112,7 +113,15 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->type_name("TIER")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--dram-budget", a.dram_budget, "Memory that the KV cache may take")
+  command
+      .add_option("--hbm-budget", a.hbm_budget,
+                  "With --device cuda: GPU memory that the KV cache takes, all of it at once")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--dram-budget", a.dram_budget,
+                  "Memory that the KV cache may take; with --device cuda what HBM has no room for")
       ->type_name("SIZE")
       ->capture_default_str()
       ->group(group);
@@ -241,6 +250,17 @@ void add_run_flags(CLI::App& command, RunArguments& a) {
   add_meter_flags(command, a);
   add_answer_flags(command, a);
   const std::string group = "Program";
+  command
+      .add_option("--device", a.device,
+                  "Where model and KV cache are: cpu, or cuda (bf16; no NVMe tier, originals or "
+                  "quality meter there yet)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--device-index", a.device_index, "Which GPU, as `vkv topo` counts them")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str()
+      ->group(group);
   command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
       ->capture_default_str()
       ->group(group);
@@ -278,6 +298,11 @@ Result<SessionOptions> session_options(const RunArguments& a) {
     target = bytes.value();
     return {};
   };
+  if (a.device == "cuda") {
+    options.cache.device = Device::kCuda;
+    options.cache.device_index = a.device_index;
+    VKV_TRY(size("--hbm-budget", a.hbm_budget, options.cache.hbm_bytes_max));
+  }
   VKV_TRY(size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
   VKV_TRY(size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));
   VKV_TRY(size("--nvme-budget", a.nvme_budget, options.cache.nvme_bytes_max));
@@ -325,6 +350,7 @@ std::string answer_settings(const RunArguments& a) {
   std::string settings =
       fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
                   precision, a.recent_tokens, a.prompt_style);
+  if (a.device != "cpu") settings += " device " + a.device;
   if (a.keep_original != "none") settings += " originals";  // in which tier changes nothing
   if (a.quality_action == "promote")
     settings += fmt::format(" promote {} {}", a.quality_samples, a.quality_bound);

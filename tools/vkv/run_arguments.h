@@ -37,6 +37,9 @@ struct RunArguments {
   double quality_samples = 0;
   double quality_bound = 0;
   std::string quality_action = "warn";
+  std::string device = "cpu";
+  int device_index = 0;
+  std::string hbm_budget = "4G";
   std::string dram_budget = "4G";
   std::string dram_blocks;  // empty: all of the DRAM budget
   std::string nvme_budget;  // empty: no NVMe tier

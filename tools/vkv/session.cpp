@@ -60,7 +60,9 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
   progress->begin_phase("loading the model", "");
   const Stopwatch since_start;
   VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model));
-  VKV_TRY_ASSIGN(model, Model::load(options.model, {.threads = options.cache.threads}));
+  VKV_TRY_ASSIGN(model, Model::load(options.model, {.device = options.cache.device,
+                                                    .device_index = options.cache.device_index,
+                                                    .threads = options.cache.threads}));
   const double load_seconds = since_start.seconds();
   std::optional<ImageProcessor> processor;
   if (model->config().has_vision()) {
@@ -70,6 +72,8 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
   CacheOptions cache_options = options.cache;
   cache_options.shape = model->kv_shape();
   cache_options.element = model->element();
+  cache_options.stream = model->cuda_stream();
+  if (model->element() == ElementType::kBf16) cache_options.open_codec = Codec::kBf16;
   VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
 
   std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),

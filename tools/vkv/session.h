@@ -21,7 +21,7 @@ namespace vkv {
 
 struct SessionOptions {
   std::string model;   // as of Model::load
-  CacheOptions cache;  // shape and element are the model's
+  CacheOptions cache;  // shape, element and stream are the model's; its device is both's
   GeneratorOptions generator;
 };
 
