@@ -23,7 +23,7 @@ struct AttendLaunch {
 // Padded channels of heads that there are kernels for.
 inline constexpr int kAttendChannels[] = {32, 64, 96, 128, 256};
 
-// Explicitly instantiated for each of them, in a file each, so that they compile side by side.
+// Explicitly instantiated by attend_instance.cu.in.
 template <int kChannels>
 struct AttendKernels {
   template <int kTiles>

@@ -165,12 +165,4 @@ Result<double> measure_read_speed(Tier tier) {
   return static_cast<double>(kReadBytes) / seconds;
 }
 
-Result<std::string> current_gpu_name() {
-  int device = 0;
-  VKV_TRY(cuda_status(cudaGetDevice(&device), "cudaGetDevice"));
-  cudaDeviceProp properties{};
-  VKV_TRY(cuda_status(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
-  return std::string(properties.name);
-}
-
 }  // namespace vkv

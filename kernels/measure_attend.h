@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "vkv/options.h"
 #include "vkv/status.h"
@@ -35,8 +34,5 @@ Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options
 
 // Bytes per second that a plain kernel reads from a tier: kHbm or kDram. Median. Errors: as above.
 Result<double> measure_read_speed(Tier tier);
-
-// Of the current device. Errors: as above.
-Result<std::string> current_gpu_name();
 
 }  // namespace vkv

@@ -11,6 +11,5 @@ Status absent() { return {Code::kUnsupported, "built without CUDA (VKV_CUDA=OFF)
 
 Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions&) { return absent(); }
 Result<double> measure_read_speed(Tier) { return absent(); }
-Result<std::string> current_gpu_name() { return absent(); }
 
 }  // namespace vkv

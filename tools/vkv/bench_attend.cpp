@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "kernels/gpu_devices.h"
 #include "kernels/measure_attend.h"
 #include "tools/vkv/policy_file.h"
 
@@ -32,7 +33,9 @@ Status bench_attend(const BenchAttendArguments& arguments) {
                           name)};
     pairs.push_back(*pair);
   }
-  VKV_TRY_ASSIGN(device, current_gpu_name());
+  VKV_TRY_ASSIGN(devices, list_gpu_devices());
+  if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
+  const std::string& device = devices.front().name;
   VKV_TRY_ASSIGN(speed, measure_read_speed(options.tier));
 
   nlohmann::json json = {{"device", device},

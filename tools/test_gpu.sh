@@ -1,0 +1,67 @@
+#!/bin/bash
+# test_gpu.sh: what needs a GPU: its tests, compute-sanitizer on small sizes, the benchmark tables.
+# SPDX-License-Identifier: Apache-2.0
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat <<'HELP'
+Usage: tools/test_gpu.sh [--tests] [--sanitize] [--bench] [CMAKE_FLAG...]
+
+Builds with CUDA (preset cuda) and runs what is named; without a name, all three:
+  --tests      ctest -L gpu
+  --sanitize   compute-sanitizer: memcheck and racecheck, on the tests' small sizes
+  --bench      vkv bench attend and encode: against the memory's speed, measured in the same run
+
+Other flags go to cmake: -DCMAKE_PREFIX_PATH=DIR, -DCMAKE_CUDA_ARCHITECTURES=90.
+HELP
+}
+
+# Cases that are small enough to run a hundred times slower.
+readonly SMALL_ATTEND='*shared_headers*:*dead_tokens*:*no_token*:*many_items*'
+readonly SMALL_ENCODE='*mapped*:*squared*:*small_bench*'
+
+sanitize() {
+  local tool
+  for tool in memcheck racecheck; do
+    compute-sanitizer --error-exitcode 1 --tool "$tool" \
+      build/cuda/tests/gpu_attend_test --gtest_filter="$SMALL_ATTEND" | tail -2
+    compute-sanitizer --error-exitcode 1 --tool "$tool" \
+      build/cuda/tests/gpu_encode_test --gtest_filter="$SMALL_ENCODE" | tail -2
+    compute-sanitizer --error-exitcode 1 --tool "$tool" \
+      build/cuda/tests/mma_packing_test --gtest_filter='*random*' | tail -2
+  done
+}
+
+bench() {
+  local vkv=build/cuda/tools/vkv/vkv batch
+  for batch in 1 8; do
+    "$vkv" bench attend --batch "$batch"
+    "$vkv" bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch "$batch"
+  done
+  "$vkv" bench attend --tier dram --codecs bf16,i4,i1
+  "$vkv" bench encode --device cuda --blocks 1024
+}
+
+main() {
+  local parts=() flags=() part
+  for part in "$@"; do
+    case $part in
+      --help | -h) usage && return ;;
+      --tests | --sanitize | --bench) parts+=("${part#--}") ;;
+      *) flags+=("$part") ;;
+    esac
+  done
+  [ ${#parts[@]} -gt 0 ] || parts=(tests sanitize bench)
+
+  cmake --preset cuda "${flags[@]}" > /dev/null
+  cmake --build --preset cuda --parallel "$(nproc)"
+  for part in "${parts[@]}"; do
+    case $part in
+      tests) ctest --test-dir build/cuda -L gpu --output-on-failure ;;
+      *) "$part" ;;
+    esac
+  done
+}
+
+main "$@"
