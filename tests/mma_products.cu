@@ -86,8 +86,7 @@ Result<MmaProducts> mma_products(int bits, int rows, int columns, std::span<cons
   MmaProducts products;
   products.integers.resize(result_count);
   products.halves.resize(result_count);
-  VKV_TRY(
-      copy_async(products.integers.data(), integers.data(), result_count, stream.get()));
+  VKV_TRY(copy_async(products.integers.data(), integers.data(), result_count, stream.get()));
   VKV_TRY(copy_async(products.halves.data(), halves.data(), result_count, stream.get()));
   VKV_TRY(synchronize(stream.get()));
   return products;

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "kernels/cuda_handles.h"
+#include "kernels/mma.cuh"
 #include "tools/mllm/cuda/image_attention.h"
 
 namespace vkv {
@@ -26,22 +27,6 @@ __device__ uint32_t pair_at(const Bf16* values) {
 __device__ uint32_t pair_of(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-// d += a x b: a [16, 16] and b [16, 8] of bf16, sums in fp32.
-__device__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Four 8 x 8 matrices, turned; lane i gives the address of row i % 8 of matrix i / 8.
-__device__ void load_turned(uint32_t (&matrices)[4], const Bf16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
-               : "memory");
 }
 
 // Rows of `dim` values, `stride` apart; what is not there becomes zero.
@@ -109,7 +94,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     for (int column = 0; column < kTile / 8; ++column)
       for (int step = 0; step < kDim / 16; ++step) {
         const Bf16* const key = &k_tile[column * 8 + g][step * 16 + 2 * t];
-        multiply(score[column], query[step], pair_at(key), pair_at(key + 8));
+        mma_halves<true>(score[column], query[step], {pair_at(key), pair_at(key + 8)});
       }
 
     // 3. Weights, relative to the greatest score so far.
@@ -140,9 +125,9 @@ __global__ void __launch_bounds__(kWarps * 32)
                                   pair_of(high[0], high[1]), pair_of(high[2], high[3])};
       for (int column = 0; column < kDim / 16; ++column) {
         uint32_t value[4];
-        load_turned(value, &v_tile[step * 16 + lane % 16][column * 16 + lane / 16 * 8]);
-        multiply(out[2 * column], weight, value[0], value[1]);
-        multiply(out[2 * column + 1], weight, value[2], value[3]);
+        load_transposed(&v_tile[step * 16 + lane % 16][column * 16 + lane / 16 * 8], value);
+        mma_halves<true>(out[2 * column], weight, {value[0], value[1]});
+        mma_halves<true>(out[2 * column + 1], weight, {value[2], value[3]});
       }
     }
   }
