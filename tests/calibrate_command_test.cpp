@@ -10,8 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/program_run.h"
-#include "tests/temporary_directory.h"
+#include "tests/model_command.h"
 #include "tools/vkv/bit_plan.h"
 #include "tools/vkv/plan_search.h"
 #include "tools/vkv/policy_file.h"
@@ -19,11 +18,7 @@
 namespace vkv {
 namespace {
 
-using Words = std::vector<std::string>;
-
-const std::string kModel = VKV_SOURCE_DIR "/tools/tinyvlm/golden/random";
-
-class CalibrateCommand : public testing::Test {
+class CalibrateCommand : public ModelCommand {
  protected:
   Words words(const Words& more, const std::string& threads = "2") const {
     Words all = {"calibrate", "--model", kModel, "--threads", threads, "--out", out_};
@@ -31,19 +26,7 @@ class CalibrateCommand : public testing::Test {
     return all;
   }
   ProgramResult run(const Words& more) { return Program(VKV_PROGRAM, words(more)).wait(); }
-  std::string write(const std::string& name, const std::string& text) {
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-    return folder_ / name;
-  }
-  // Needs no FFmpeg.
-  std::string text(int sentences = 400) {
-    std::string all;
-    for (int i = 0; i < sentences; ++i)
-      all += "how many frames show " + std::to_string(i % 97) + "? ";
-    return write("text.txt", all);
-  }
 
-  TemporaryDirectory folder_;
   std::string out_ = folder_ / "policy.json";
 };
 

@@ -8,18 +8,13 @@
 #include <thread>
 #include <vector>
 
-#include "tests/program_run.h"
-#include "tests/temporary_directory.h"
+#include "tests/model_command.h"
 #include "tools/quality/quality_report.h"
 
 namespace vkv {
 namespace {
 
-using Words = std::vector<std::string>;
-
-const std::string kModel = VKV_SOURCE_DIR "/tools/tinyvlm/golden/random";
-
-class QualityCommand : public testing::Test {
+class QualityCommand : public ModelCommand {
  protected:
   static Words words(const Words& more) {
     Words all = {"quality", "--model", kModel, "--threads", "2"};
@@ -27,20 +22,6 @@ class QualityCommand : public testing::Test {
     return all;
   }
   ProgramResult run(const Words& more) { return Program(VKV_PROGRAM, words(more)).wait(); }
-
-  std::string write(const std::string& name, const std::string& text) {
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-    return folder_ / name;
-  }
-  // Needs no FFmpeg.
-  std::string text(int sentences = 400) {
-    std::string all;
-    for (int i = 0; i < sentences; ++i)
-      all += "how many frames show " + std::to_string(i % 97) + "? ";
-    return write("text.txt", all);
-  }
-
-  TemporaryDirectory folder_;
 };
 
 TEST_F(QualityCommand, compares_passages_and_writes_json_and_a_report) {
