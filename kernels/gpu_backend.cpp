@@ -12,6 +12,7 @@
 #include "kernels/cuda_handles.h"
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
+#include "kernels/merge.h"
 #include "kernels/rows.h"
 #include "runtime/base/codec.h"
 
@@ -93,6 +94,7 @@ class GpuBackend final : public Backend {
   bool cuts_attention() const override { return true; }
 
   Status attend(std::span<const AttendItem> items) override;
+  Status merge(std::span<const MergeItem> items) override;
   Status encode(std::span<const EncodeItem> items) override;
   Status encode_headers(const EncodeItem& item) override;
   Status mean_key(const KvShape& shape, const OpenTokens& source, std::span<const uint32_t> rows,
@@ -231,6 +233,13 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
       }
     }
     return wave.empty() ? Status() : flush();
+  });
+}
+
+Status GpuBackend::merge(std::span<const MergeItem> items) {
+  return on_device([&]() -> Status {
+    for (const MergeItem& item : items) VKV_TRY(launch_merge(item, stream_));
+    return {};
   });
 }
 
