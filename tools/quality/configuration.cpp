@@ -51,14 +51,6 @@ PrecisionPolicy visual_only(const CodecPair& low) {
   return {.name = "visual", .high = {}, .low = low, .high_fraction = 0};
 }
 
-// Every old token, visual or not, in one pair; V of text at few bits has scales of its own, as in
-// the presets.
-PrecisionPolicy all_old(const CodecPair& pair) {
-  PrecisionPolicy policy{.high = pair, .low = pair, .visual_high_fraction_max = 0};
-  policy.high.v_per_token |= bits_of(pair.v) <= 4;
-  return policy;
-}
-
 // What is high goes along where it is the same pair but for V per token.
 void set_low(PrecisionPolicy& policy, const CodecPair& low) {
   const auto as_high = [&](CodecPair pair) {
@@ -136,7 +128,7 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
   }
   pair->k_rotated = rotated;
   pair->v_per_token = per_token;
-  PrecisionPolicy policy = visual ? visual_only(*pair) : all_old(*pair);
+  PrecisionPolicy policy = visual ? visual_only(*pair) : uniform_policy(*pair, text);
   policy.name = text;
   policy.segment_headers = segment;
   VKV_TRY(validate(policy));
