@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
 #include "kernels/merge.h"
+#include "kernels/prefill.h"
 #include "kernels/rows.h"
 #include "runtime/base/codec.h"
 
@@ -89,6 +92,8 @@ class GpuBackend final : public Backend {
 
   // The rest of the construction, on the device. Errors: kOutOfMemory, kCuda.
   Status prepare(cudaStream_t stream, int64_t slots_max);
+  // Has many queries go another way, or says in name() why none do. Errors: kOutOfMemory, kCuda.
+  Status prepare_prefill(const KvShape& shape);
 
   std::string_view name() const override { return name_; }
   bool cuts_attention() const override { return true; }
@@ -111,7 +116,10 @@ class GpuBackend final : public Backend {
   Status zero(std::span<std::byte> bytes) override;
   Status finish() override;
 
-  uint64_t fixed_bytes() const { return encoder_.device_bytes() + kListValues * sizeof(float); }
+  uint64_t fixed_bytes() const {
+    return encoder_.device_bytes() + kListValues * sizeof(float) +
+           (prefill_ ? prefill_->work_bytes() : 0);
+  }
 
  private:
   // Runs `work` with the device current, unless the device has failed before.
@@ -131,11 +139,12 @@ class GpuBackend final : public Backend {
   Status first_bad_value(const AppendItem& item, std::optional<BadValue>& bad);
 
   const int device_;
-  const std::string name_;
+  std::string name_;
   CudaStream own_stream_;  // empty where the caller gave one
   cudaStream_t stream_ = nullptr;
   GpuEncoder encoder_;
   GpuAttend attend_;
+  std::optional<GpuPrefill> prefill_;
   int64_t slots_max_ = 0;
   CudaArray<uint32_t> list_;         // [kListValues]: what a call carries to the device, or back
   CudaArray<uint64_t> first_bad_;    // [2]: kNoBadValue between calls
@@ -160,6 +169,21 @@ Status GpuBackend::prepare(cudaStream_t stream, int64_t slots_max) {
   VKV_TRY(cuda_status(cudaMemsetAsync(first_bad_.data(), 0xff, 2 * sizeof(uint64_t), stream_),
                       "cudaMemsetAsync"));
   return synchronize(stream_);
+}
+
+Status GpuBackend::prepare_prefill(const KvShape& shape) {
+  const char* wish = std::getenv("VKV_PREFILL");
+  Status refused(Code::kUnsupported, "VKV_PREFILL=own");
+  if (wish == nullptr || std::string_view(wish) != "own") {
+    Result<GpuPrefill> prefill = GpuPrefill::make(shape, stream_);
+    if (prefill.ok()) prefill_.emplace(std::move(prefill.value()));
+    refused = prefill.status();
+  }
+  if (!refused.ok() && refused.code() != Code::kUnsupported) return refused;
+  const std::string way =
+      prefill_ ? "cuDNN " + prefill_->library_version() : "own kernel: " + refused.message();
+  name_ = "cuda (" + name_ + "; prefill by " + way + ")";
+  return {};
 }
 
 Status GpuBackend::noted(Status status) {
@@ -209,6 +233,11 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
       return {};
     };
     for (const AttendItem& item : items) {
+      if (prefill_ && prefill_->pays(item)) {
+        Status status = prefill_->attend(item, stream_);
+        if (status.ok()) continue;
+        if (status.code() != Code::kUnsupported) return status;  // else as below
+      }
       for (int q_begin = 0; q_begin < item.q_len;) {
         int count = queries_that_fit(item, q_begin, groups, blocks);
         if (count == 0 && !wave.empty()) {
@@ -427,10 +456,10 @@ Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options) {
   // 2. The parts.
   VKV_TRY_ASSIGN(encoder, GpuEncoder::make());
   VKV_TRY_ASSIGN(attend, GpuAttend::make());
-  auto backend = std::make_unique<GpuBackend>(options.device_index,
-                                              "cuda (" + std::string(properties.name) + ")",
+  auto backend = std::make_unique<GpuBackend>(options.device_index, std::string(properties.name),
                                               std::move(encoder), std::move(attend));
   VKV_TRY(backend->prepare(static_cast<cudaStream_t>(options.stream), slots_max));
+  VKV_TRY(backend->prepare_prefill(options.shape));
 
   // Attention takes half as much again where it grows.
   GpuEngine engine;

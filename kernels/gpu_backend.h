@@ -32,6 +32,10 @@ struct GpuEngine {
 
 // Errors: kUnsupported in a build without CUDA, and for a head_dim without kernels;
 // kInvalidArgument for a device that is not there, naming how many are; kOutOfMemory, kCuda.
+//
+// Attention of many queries goes through cuDNN where it is there and has a kernel for the shape,
+// else through the kernel of decoding, which is far slower; name() says which and why. The
+// environment asks for the latter with VKV_PREFILL=own.
 Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options);
 
 }  // namespace vkv

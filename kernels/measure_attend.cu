@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "kernels/cuda_handles.h"
 #include "kernels/gpu_attend.h"
+#include "kernels/gpu_backend.h"
 #include "kernels/measure_attend.h"
 
 namespace vkv {
@@ -55,6 +57,12 @@ __global__ void __launch_bounds__(kThreads)
   if (own == 0x12345678u) *sum = own;  // never, but the compiler cannot know
 }
 
+__global__ void fill_halves(uint32_t* pairs, uint64_t count) {  // within +-2
+  for (uint64_t i = blockIdx.x * uint64_t{blockDim.x} + threadIdx.x; i < count;
+       i += uint64_t{gridDim.x} * blockDim.x)
+    pairs[i] = hash(i) & 0xbfffbfffu;
+}
+
 // Seconds that `work` takes, of `rounds` rounds the median, after one to warm up.
 Result<double> median_seconds(cudaStream_t stream, const std::function<Status()>& work) {
   VKV_TRY_ASSIGN(begin, make_event(EventKind::kTime));
@@ -77,23 +85,29 @@ Result<double> median_seconds(cudaStream_t stream, const std::function<Status()>
 // The records of one layer and what attends to them.
 struct Layer {
   CudaArray<std::byte> records;
-  std::vector<BlockView> blocks;  // of all sequences
-  GpuAttend attend;
+  std::vector<BlockView> blocks;    // of all sequences
+  std::vector<AttendItem> items;    // of all sequences
+  std::optional<GpuAttend> attend;  // of few queries, prepared
 };
 
-Result<Layer> make_layer(const AttendMeasurementOptions& options, const float* q, float* out,
-                         float* lse, cudaStream_t stream) {
+// What all layers share.
+struct Tokens {
+  CudaArray<float> q, out, lse;
+  CudaArray<uint16_t> own;  // K and V of the queries, of a chunk
+};
+
+Result<Layer> make_layer(const AttendMeasurementOptions& options, const Tokens& tokens,
+                         cudaStream_t stream) {
   const KvShape& shape = options.shape;
   const int block_tokens = tokens_per_block(shape.head_dim);
   const BlockLayout full = block_layout(shape.kv_heads, shape.head_dim, options.codecs.k,
                                         options.codecs.v, block_tokens);
   const int blocks = (options.token_count + block_tokens - 1) / block_tokens;
   const size_t record_bytes = full.record_bytes();
-  VKV_TRY_ASSIGN(attend, GpuAttend::make());
   VKV_TRY_ASSIGN(records, CudaArray<std::byte>::make(record_bytes * static_cast<size_t>(blocks) *
                                                          static_cast<size_t>(options.batch),
                                                      memory_of(options.tier)));
-  Layer layer{.records = std::move(records), .attend = std::move(attend)};
+  Layer layer{.records = std::move(records)};
   fill_records<<<1024, kThreads, 0, stream>>>(reinterpret_cast<uint32_t*>(layer.records.data()),
                                               layer.records.size() / 4, record_bytes / 4,
                                               full.headers_bytes() / 4);
@@ -107,48 +121,92 @@ Result<Layer> make_layer(const AttendMeasurementOptions& options, const float* q
                             .headers = record,
                             .payload = record + full.payload_offset()});
   }
-  std::vector<AttendItem> items;
   for (int i = 0; i < options.batch; ++i) {
     const size_t heads = static_cast<size_t>(i * options.q_len * shape.q_heads);
-    items.push_back(
-        {.shape = shape,
-         .scale = 0.1f,
-         .q_len = options.q_len,
-         .q = q + heads * static_cast<size_t>(shape.head_dim),
-         .blocks = std::span<const BlockView>(layer.blocks)
-                       .subspan(static_cast<size_t>(i * blocks), static_cast<size_t>(blocks)),
-         .out = out + heads * static_cast<size_t>(shape.head_dim),
-         .lse = lse + heads});
+    AttendItem item = {
+        .shape = shape,
+        .scale = 0.1f,
+        .q_len = options.q_len,
+        .q = tokens.q.data() + heads * static_cast<size_t>(shape.head_dim),
+        .blocks = std::span<const BlockView>(layer.blocks)
+                      .subspan(static_cast<size_t>(i * blocks), static_cast<size_t>(blocks)),
+        .out = tokens.out.data() + heads * static_cast<size_t>(shape.head_dim),
+        .lse = tokens.lse.data() + heads};
+    if (is_prefill(options)) {
+      const uint16_t* const own = tokens.own.data();
+      item.open = {.token_count = options.q_len, .k = own, .v = own + tokens.own.size() / 2};
+      item.causal = true;
+    }
+    layer.items.push_back(item);
   }
-  VKV_TRY(layer.attend.prepare(items, stream));
+  if (!is_prefill(options)) {
+    VKV_TRY_ASSIGN(attend, GpuAttend::make());
+    VKV_TRY(attend.prepare(layer.items, stream));
+    layer.attend.emplace(std::move(attend));
+  }
   return Result<Layer>(std::move(layer));
+}
+
+Result<Tokens> make_tokens(const AttendMeasurementOptions& options, cudaStream_t stream) {
+  const KvShape& shape = options.shape;
+  const size_t heads = static_cast<size_t>(options.batch * options.q_len * shape.q_heads);
+  const size_t own = static_cast<size_t>(options.q_len * shape.kv_heads * shape.head_dim);
+  VKV_TRY_ASSIGN(q, CudaArray<float>::make(heads * static_cast<size_t>(shape.head_dim)));
+  VKV_TRY_ASSIGN(out, CudaArray<float>::make(q.size()));
+  VKV_TRY_ASSIGN(lse, CudaArray<float>::make(heads));
+  VKV_TRY_ASSIGN(halves, CudaArray<uint16_t>::make(2 * own));
+  fill_floats<<<64, kThreads, 0, stream>>>(q.data(), q.size());
+  VKV_TRY(launch_status("fill_floats"));
+  fill_halves<<<64, kThreads, 0, stream>>>(reinterpret_cast<uint32_t*>(halves.data()), own);
+  VKV_TRY(launch_status("fill_halves"));
+  return Tokens{
+      .q = std::move(q), .out = std::move(out), .lse = std::move(lse), .own = std::move(halves)};
+}
+
+// The engine of a cache, on the stream, for chunks.
+Result<std::unique_ptr<Backend>> make_backend(const AttendMeasurementOptions& options,
+                                              cudaStream_t stream) {
+  int device = 0;
+  VKV_TRY(cuda_status(cudaGetDevice(&device), "cudaGetDevice"));
+  VKV_TRY_ASSIGN(
+      engine, make_gpu_engine({.shape = options.shape, .device_index = device, .stream = stream}));
+  return std::move(engine.backend);
+}
+
+// A query sees all records, and of its own chunk on average half the tokens.
+double operations_of(const AttendMeasurementOptions& options) {
+  const double seen = options.token_count + (is_prefill(options) ? (options.q_len + 1) / 2.0 : 0.0);
+  return 4.0 * options.batch * options.q_len * options.shape.q_heads * options.shape.head_dim *
+         seen;
 }
 
 }  // namespace
 
 Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options) {
-  const size_t heads = static_cast<size_t>(options.batch * options.q_len * options.shape.q_heads);
-  const size_t values = heads * static_cast<size_t>(options.shape.head_dim);
   VKV_TRY_ASSIGN(stream, make_stream());
-  VKV_TRY_ASSIGN(q, CudaArray<float>::make(values));
-  VKV_TRY_ASSIGN(out, CudaArray<float>::make(values));
-  VKV_TRY_ASSIGN(lse, CudaArray<float>::make(heads));
-  fill_floats<<<64, kThreads, 0, stream.get()>>>(q.data(), values);
-  VKV_TRY(launch_status("fill_floats"));
-
+  VKV_TRY_ASSIGN(tokens, make_tokens(options, stream.get()));
+  std::unique_ptr<Backend> backend;
+  if (is_prefill(options)) {
+    VKV_TRY_ASSIGN(made, make_backend(options, stream.get()));
+    backend = std::move(made);
+  }
   std::vector<Layer> layers;
   uint64_t bytes = 0;
   do {
-    VKV_TRY_ASSIGN(layer, make_layer(options, q.data(), out.data(), lse.data(), stream.get()));
+    VKV_TRY_ASSIGN(layer, make_layer(options, tokens, stream.get()));
     bytes += layer.records.size();
     layers.push_back(std::move(layer));
   } while (bytes < kCacheBytes || layers.size() < 4);
-  VKV_TRY_ASSIGN(seconds, median_seconds(stream.get(), [&]() -> Status {
-                   for (Layer& layer : layers) VKV_TRY(layer.attend.run(stream.get()));
-                   return {};
-                 }));
+  VKV_TRY_ASSIGN(
+      seconds, median_seconds(stream.get(), [&]() -> Status {
+        for (Layer& layer : layers)
+          VKV_TRY(layer.attend ? layer.attend->run(stream.get()) : backend->attend(layer.items));
+        return {};
+      }));
   return AttendMeasurement{.record_bytes = bytes / layers.size(),
-                           .seconds = seconds / static_cast<double>(layers.size())};
+                           .operations = operations_of(options),
+                           .seconds = seconds / static_cast<double>(layers.size()),
+                           .engine = backend ? std::string(backend->name()) : ""};
 }
 
 Result<double> measure_read_speed(Tier tier) {

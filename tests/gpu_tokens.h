@@ -64,9 +64,10 @@ class GpuCopies {
   std::list<CudaArray<std::byte>> arrays_;
 };
 
-// Attention on the GPU of items with host pointers. Results start as NaN.
-inline std::vector<Partial> attend_on_gpu(std::span<const AttendItem> items,
-                                          CudaMemory memory = CudaMemory::kDevice) {
+// Runs items with host pointers on the GPU. Results start as NaN.
+inline std::vector<Partial> run_on_gpu(
+    std::span<const AttendItem> items, CudaMemory memory,
+    const std::function<Status(std::span<const AttendItem>)>& attend) {
   GpuCopies copies(memory);
   std::list<std::vector<BlockView>> blocks;
   std::vector<AttendItem> there;
@@ -79,9 +80,7 @@ inline std::vector<Partial> attend_on_gpu(std::span<const AttendItem> items,
     there.back().out = copies.copy(partials.back().out.data(), partials.back().out.size());
     there.back().lse = copies.copy(partials.back().lse.data(), rows);
   }
-  auto attend = GpuAttend::make();
-  EXPECT_TRUE(attend.ok()) << attend.status().message();
-  const Status status = attend.value().attend(there, nullptr);
+  const Status status = attend(there);
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
   for (size_t i = 0; i < items.size(); ++i) {
@@ -91,6 +90,15 @@ inline std::vector<Partial> attend_on_gpu(std::span<const AttendItem> items,
                      cudaMemcpyDefault);
   }
   return partials;
+}
+
+inline std::vector<Partial> attend_on_gpu(std::span<const AttendItem> items,
+                                          CudaMemory memory = CudaMemory::kDevice) {
+  auto attend = GpuAttend::make();
+  EXPECT_TRUE(attend.ok()) << attend.status().message();
+  return run_on_gpu(items, memory, [&](std::span<const AttendItem> there) {
+    return attend.value().attend(there, nullptr);
+  });
 }
 
 inline void expect_gpu_agreement(const AttendItem& item, double tolerance = 2e-4) {

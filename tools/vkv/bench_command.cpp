@@ -22,6 +22,7 @@ Examples:
   vkv bench encode --json        for scripts
   vkv bench attend               decoding with Qwen2.5-VL-7B's heads over 128K tokens, on a GPU
   vkv bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch 8 --codecs i8,i4/i2
+  vkv bench attend --tokens 32768 --q-len 2048 --torch python3
   vkv bench cpu                  the same by the CPU, from DRAM)";
 
 constexpr const char* kEncodeAbout = R"(
@@ -41,7 +42,11 @@ constexpr const char* kAttendAbout = R"(
 Attention on the GPU (CUDA's current one) over records of random codes, and for each pair of codecs
   MB       of records that one call reads
   us       of one call, when calls follow each other on different records, as those of layers do
-  of read  that speed against a kernel that only reads, from the same tier)";
+  of read  that speed against a kernel that only reads, from the same tier
+With more than 16 queries (a chunk of a prompt, which sees itself causally)
+  TFLOP/s  of the two products, counting only what queries see
+With --torch, what PyTorch takes for the same lengths at bf16, by its fastest way, and
+  torch    its time over ours: above 1, we are faster)";
 
 constexpr const char* kCpuAbout = R"(
 Attention on the CPU over what a cache has encoded into DRAM, and for each pair of codecs
@@ -81,13 +86,15 @@ void add_attend(CLI::App& command, BenchAttendArguments& a) {
   number("--head-dim", a.head_dim, 256, "Channels of a head, in 8s");
   number("--tokens", a.tokens, 1 << 24, "Tokens of a sequence");
   number("--batch", a.batch, 1024, "Sequences");
-  number("--q-len", a.q_len, 16, "Queries of a sequence: 1 decodes, more verify a draft");
+  number("--q-len", a.q_len, 1 << 16,
+         "Queries of a sequence: 1 decodes, up to 16 verify a draft, more are a chunk of a prompt");
   attend->add_option("--codecs", a.codecs, "Codecs of K and V, or pairs")
       ->delimiter(',')
       ->capture_default_str();
   attend->add_option("--tier", a.tier, "Where records lie; dram is read in place, over the link")
       ->check(CLI::IsMember({"hbm", "dram"}))
       ->capture_default_str();
+  attend->add_option("--torch", a.torch, "A Python interpreter with PyTorch, to compare with");
   attend->add_flag("--json", a.json, "Print as JSON");
 }
 

@@ -227,11 +227,7 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
   if (arguments.q_len > kRecentTokens)
     return {Code::kInvalidArgument, fmt::format("--q-len is {}; at most {} queries are measured",
                                                 arguments.q_len, kRecentTokens)};
-  std::vector<CodecPair> pairs;
-  for (const std::string& name : arguments.codecs) {
-    VKV_TRY_ASSIGN(pair, codec_pair_of(name));
-    pairs.push_back(pair);
-  }
+  VKV_TRY_ASSIGN(pairs, codec_pairs_of(arguments.codecs));
   const int threads = worker_threads(arguments.threads);
   const double speed = read_speed(threads, arguments.repetitions);
 

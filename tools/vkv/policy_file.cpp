@@ -210,11 +210,17 @@ std::optional<CodecPair> codec_pair_named(std::string_view text) {
   return CodecPair{.k = *k, .v = *v};
 }
 
-Result<CodecPair> codec_pair_of(std::string_view text) {
-  if (const auto pair = codec_pair_named(text)) return *pair;
-  return Status(Code::kInvalidArgument,
-                fmt::format("no codec is called \"{}\"; there are {}, and pairs like i4/i2", text,
-                            kCodecNames));
+Result<std::vector<CodecPair>> codec_pairs_of(std::span<const std::string> names) {
+  std::vector<CodecPair> pairs;
+  for (const std::string& name : names) {
+    const auto pair = codec_pair_named(name);
+    if (!pair)
+      return Status(Code::kInvalidArgument,
+                    fmt::format("no codec is called \"{}\"; there are {}, and pairs like i4/i2",
+                                name, kCodecNames));
+    pairs.push_back(*pair);
+  }
+  return pairs;
 }
 
 PrecisionPolicy uniform_policy(const CodecPair& codecs, std::string_view name) {

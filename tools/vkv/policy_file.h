@@ -22,8 +22,10 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "vkv/options.h"
 #include "vkv/status.h"
@@ -33,8 +35,8 @@ namespace vkv {
 // "i4" or "i4/i2": K/V in codecs by name, without variants; none for anything else.
 std::optional<CodecPair> codec_pair_named(std::string_view text);
 
-// The same, or else kInvalidArgument that names those there are.
-Result<CodecPair> codec_pair_of(std::string_view text);
+// All of them, or else kInvalidArgument that names those there are.
+Result<std::vector<CodecPair>> codec_pairs_of(std::span<const std::string> names);
 
 // Every old token in one pair, but V of text at 4 bits and fewer with scales per token, as presets
 // have it. Not validated.
