@@ -3,6 +3,7 @@
 #pragma once
 
 #include "tools/vkv/bench_attend.h"
+#include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
 
 namespace CLI {
@@ -13,6 +14,7 @@ namespace vkv {
 
 struct BenchArguments {
   BenchAttendArguments attend;
+  BenchDecodeArguments decode;
   BenchEncodeArguments encode;
 };
 
