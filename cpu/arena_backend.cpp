@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/encode.h"
+#include "cpu/merge.h"
 #include "cpu/rows.h"
 #include "cpu/saliency.h"
 #include "cpu/threads.h"
@@ -13,6 +14,13 @@ namespace vkv {
 
 ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
     : loops_(loops), arena_(worker_threads(threads)) {}
+
+Status ArenaBackend::merge(std::span<const MergeItem> items) {
+  return arena_.execute([&]() -> Status {
+    merge_partials(items);
+    return {};
+  });
+}
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
   return arena_.execute([&] { return encode_blocks(items, loops_); });

@@ -15,6 +15,7 @@ class ArenaBackend : public Backend {
   // threads: 0, or more than the process may use, for all those. loops: of the encoder.
   ArenaBackend(int threads, const StripFunctions& loops);
 
+  Status merge(std::span<const MergeItem> items) final;
   Status encode(std::span<const EncodeItem> items) final;
   Status encode_headers(const EncodeItem& item) final;
   Status mean_key(const KvShape& shape, const OpenTokens& source, std::span<const uint32_t> rows,

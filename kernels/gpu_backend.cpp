@@ -11,7 +11,9 @@
 #include "kernels/cuda_handles.h"
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
+#include "kernels/gpu_memory.h"
 #include "kernels/late_errors.h"
+#include "kernels/merge.h"
 #include "kernels/pinned_ring.h"
 #include "kernels/rows.h"
 #include "kernels/side_stream.h"
@@ -28,52 +30,6 @@ constexpr size_t kKeptRingBytes = size_t{1} << 20;    // of row indices on their
 constexpr size_t kListedRowsMax = size_t{256} << 10;  // of one call of the encoder
 constexpr int64_t kSlotsMin = 4096;                   // partials of attention at once
 constexpr int kSlotRows = 2 * kRowsPerTile;           // at most
-
-// Makes a device current, and the one before at the end.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device) {
-    status_ = cuda_status(cudaGetDevice(&before_), "cudaGetDevice");
-    if (status_.ok() && before_ != device)
-      status_ = cuda_status(cudaSetDevice(device), "cudaSetDevice");
-  }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-  ~DeviceScope() { (void)cudaSetDevice(before_); }
-
-  const Status& status() const { return status_; }
-
- private:
-  int before_ = 0;
-  Status status_;
-};
-
-class GpuMemory final : public MemorySource {
- public:
-  GpuMemory(int device, CudaMemory memory) : device_(device), memory_(memory) {}
-
-  Result<std::byte*> map(uint64_t byte_count) override {
-    const DeviceScope scope(device_);
-    VKV_TRY(scope.status());
-    VKV_TRY_ASSIGN(array, CudaArray<std::byte>::make(byte_count, memory_));
-    pieces_.push_back(std::move(array));
-    return pieces_.back().data();
-  }
-
-  void unmap(std::byte* data, uint64_t) override {
-    const DeviceScope scope(device_);
-    (void)cudaDeviceSynchronize();  // kernels may still use it
-    const auto piece = std::find_if(pieces_.begin(), pieces_.end(),
-                                    [&](const auto& array) { return array.data() == data; });
-    VKV_CHECK(piece != pieces_.end());
-    pieces_.erase(piece);
-  }
-
- private:
-  const int device_;
-  const CudaMemory memory_;
-  std::vector<CudaArray<std::byte>> pieces_;
-};
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -98,6 +54,7 @@ class GpuBackend final : public Backend {
   bool cuts_attention() const override { return true; }
 
   Status attend(std::span<const AttendItem> items) override;
+  Status merge(std::span<const MergeItem> items) override;
   Status encode(std::span<const EncodeItem> items) override;
   Status encode_headers(const EncodeItem& item) override;
   Status mean_key(const KvShape& shape, const OpenTokens& source, std::span<const uint32_t> rows,
@@ -267,6 +224,13 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
       }
     }
     return wave.empty() ? Status() : flush();
+  });
+}
+
+Status GpuBackend::merge(std::span<const MergeItem> items) {
+  return on_device([&]() -> Status {
+    for (const MergeItem& item : items) VKV_TRY(launch_merge(item, stream_));
+    return {};
   });
 }
 

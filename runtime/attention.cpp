@@ -7,8 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "runtime/base/lse.h"
-
 namespace vkv {
 namespace {
 
@@ -190,10 +188,33 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks)));
   }
 
-  // 4. Merge in the order of the pieces.
-  for (size_t i = begin; i < end; ++i)
-    if (!pieces[i].first) merge(pieces[i], targets[i - begin]);
-  return {};
+  return merge(pieces.subspan(begin, end - begin), targets);
+}
+
+// What the pieces of a chunk found, in their order, into the task's own out; so is what earlier
+// waves found.
+Status Attention::merge(std::span<const Piece> pieces, std::span<const Target> targets) const {
+  std::vector<PartialView> partials;
+  partials.reserve(2 * pieces.size());  // spans point into it
+  std::vector<MergeItem> items;
+  for (size_t begin = 0, end = 0; begin < pieces.size(); begin = end) {
+    const Piece& piece = pieces[begin];
+    end = begin + 1;
+    while (end < pieces.size() && !pieces[end].first) ++end;
+    if (piece.first && end == begin + 1) continue;  // alone: it is there already
+
+    float* const out = piece.task->out + out_floats(piece.q_begin);
+    float* const lse = piece.task->lse + lse_floats(piece.q_begin);
+    const size_t first = partials.size();
+    if (!piece.first) partials.push_back({out, lse});
+    for (size_t i = begin; i < end; ++i) partials.push_back({targets[i].out, targets[i].lse});
+    items.push_back({.head_dim = shape_.head_dim,
+                     .row_count = lse_floats(piece.q_count),
+                     .partials = std::span<const PartialView>(partials).subspan(first),
+                     .out = out,
+                     .lse = lse});
+  }
+  return items.empty() ? Status() : backend_.merge(items);
 }
 
 Status Attention::compute(int layer, std::span<const Piece* const> pieces,
@@ -226,18 +247,6 @@ Status Attention::compute(int layer, std::span<const Piece* const> pieces,
     }
   }
   return backend_.attend(items);
-}
-
-void Attention::merge(const Piece& piece, const Target& partial) const {
-  float* out = piece.task->out + out_floats(piece.q_begin);
-  float* lse = piece.task->lse + lse_floats(piece.q_begin);
-  const size_t head_dim = static_cast<size_t>(shape_.head_dim);
-  for (size_t row = 0; row < lse_floats(piece.q_count); ++row) {
-    const MergeWeights weights = merge_weights(lse[row], partial.lse[row]);
-    for (size_t c = row * head_dim; c < (row + 1) * head_dim; ++c)
-      out[c] = weights.a * out[c] + weights.b * partial.out[c];
-    lse[row] = weights.lse;
-  }
 }
 
 std::vector<std::shared_ptr<Extent>> Attention::upcoming(

@@ -81,7 +81,8 @@ class Attention {
                   std::span<const AttentionTask> tasks);
   Status compute(int layer, std::span<const Piece* const> pieces, std::span<const Target> targets,
                  std::span<const std::byte* const> bases);
-  void merge(const Piece& piece, const Target& partial) const;
+  // Partials of pieces of one wave, into the outputs of their tasks.
+  Status merge(std::span<const Piece> pieces, std::span<const Target> targets) const;
   // NVMe extents from pieces[begin] on, then those of the layers that come next.
   std::vector<std::shared_ptr<Extent>> upcoming(int layer, std::span<const Piece> pieces,
                                                 size_t begin,

@@ -8,6 +8,18 @@
 #include "runtime/base/codec.h"
 
 namespace vkv {
+namespace {
+
+// Of the segment before. What is shorter than a block keeps to its levels: of its own they would
+// take more than its codes.
+SharedHeaders newest_headers(const LayerState& state) {
+  for (size_t i = state.extents.size(); i-- > 0;)
+    if (const SharedHeaders& headers = state.extents[i].extent->headers()) return headers;
+  return nullptr;
+}
+
+}  // namespace
+
 size_t record_bytes_max(const KvShape& shape, const PrecisionPolicy& policy) {
   const int tokens = tokens_per_block(shape.head_dim);
   size_t most = 0;
@@ -71,8 +83,11 @@ Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& s
   const CodecPair codecs = codecs_of(request.layer, token_class);
   SharedHeaders headers;
   if (low && options_.precision.segment_headers) {
-    VKV_TRY_ASSIGN(made, segment_headers(state, codecs, rows));
-    headers = std::move(made);
+    if (rows.size() < block_tokens) headers = newest_headers(state);
+    if (!headers) {
+      VKV_TRY_ASSIGN(made, segment_headers(state, codecs, rows));
+      headers = std::move(made);
+    }
   }
   std::vector<Role> roles;
   for (const uint32_t row : rows) roles.push_back(sequence.roles[state.open.positions()[row]]);

@@ -33,8 +33,10 @@ TEST(policy_file, every_preset_is_found_by_its_name) {
 
 TEST(policy_file, codecs_and_pairs_are_uniform_policies) {
   const PrecisionPolicy i4 = policy_from("i4").value();
-  EXPECT_EQ(i4.high, (CodecPair{.k = Codec::kI4, .v = Codec::kI4}));
-  EXPECT_EQ(i4.low, i4.high);
+  EXPECT_EQ(i4.low, (CodecPair{.k = Codec::kI4, .v = Codec::kI4}));
+  EXPECT_EQ(i4.high, (CodecPair{.k = Codec::kI4, .v = Codec::kI4, .v_per_token = true}));
+  const PrecisionPolicy i8 = policy_from("i8").value();
+  EXPECT_EQ(i8.high, i8.low) << "8 bits need no scales per token";
   EXPECT_EQ(policy_from("i8/i1").value().low, (CodecPair{.k = Codec::kI8, .v = Codec::kI1}));
   EXPECT_EQ(policy_from("i2/i4").status().code(), Code::kInvalidArgument) << "K below V";
 }

@@ -443,6 +443,22 @@ TEST_F(Run, topo_prints_this_machine) {
   EXPECT_GE(json["cpu"]["usable_threads"], 1);
 }
 
+TEST_F(Run, bench_cpu_compares_every_codec_with_plain_reads) {
+  const ProgramResult text = vkv({"bench", "cpu", "--tokens", "300", "--q-heads", "4", "--kv-heads",
+                                  "2", "--head-dim", "64", "--repetitions", "1", "--json"});
+  ASSERT_EQ(text.exit_status, 0) << text.err;
+  const auto json = Json::parse(text.out);
+  ASSERT_EQ(json["rows"].size(), 5u);
+  for (const auto& row : json["rows"]) {
+    EXPECT_GT(row["us"], 0.0) << row;
+    EXPECT_GT(row["of_read"], 0.0) << row;
+  }
+  // 300 tokens, 2 heads of 64, K and V: 172 of them in records, the rest at 16 bit.
+  EXPECT_GT(json["rows"][0]["bytes"], 300 * 2 * 64 * 2 * 2);
+  EXPECT_GT(json["rows"][1]["bytes"], (172 + 2 * 128) * 2 * 64 * 2);
+  EXPECT_EQ(vkv({"bench", "cpu", "--codecs", "i3"}).exit_status, 2);
+}
+
 TEST_F(Run, bench_encode_compares_every_codec_with_memcpy) {
   const ProgramResult text = vkv({"bench", "encode", "--blocks", "3", "--repetitions", "1"});
   EXPECT_EQ(text.exit_status, 0) << text.err;

@@ -96,6 +96,17 @@ TEST(simulated_cache, bits_follow_the_formula_of_the_scheme) {
       3.0, 0.1);
 }
 
+TEST(simulated_cache, a_short_segment_keeps_to_the_levels_of_the_one_before) {
+  // Of the 603 tokens, and none of the question's window; beside them the mean of K, half as much.
+  SequenceStats stats;
+  play(*open("sim:visual:i1+segment"), &stats);
+  const RoleStats& visual = stats.role[static_cast<size_t>(Role::kVisual)];
+  const double bits = static_cast<double>(visual.sealed_stored_bits) /
+                      static_cast<double>(visual.sealed_value_count);
+  EXPECT_GT(bits, 1 + (32.0 + 16.0) / 700);
+  EXPECT_LT(bits, 1 + (32.0 + 16.0) / 500);
+}
+
 TEST(simulated_cache, fewer_bits_are_worse) {
   const std::vector<float> exact = play(*open("exact"));
   double last = 0;

@@ -52,6 +52,23 @@ struct AttendItem {
   float* lse = nullptr;  // [q_len, q_heads]; -inf where there is no token
 };
 
+// Attention of some rows over some tokens: out and lse as in AttendItem.
+struct PartialView {
+  const float* out = nullptr;  // [row_count, head_dim]
+  const float* lse = nullptr;  // [row_count]
+};
+
+// Partials of the same rows over disjoint tokens, to become one by merge_weights()
+// (runtime/base/lse.h): the first with the second, that with the third and so on. So a call with
+// some of them and a second call with what it made and the rest give the bits of one call.
+struct MergeItem {
+  int head_dim = 0;
+  size_t row_count = 0;  // q_len x q_heads
+  std::span<const PartialView> partials;
+  float* out = nullptr;  // [row_count, head_dim]; with lse it may be the place of the first partial
+  float* lse = nullptr;  // [row_count]; -inf, and out 0, where all are of no token
+};
+
 // One block to encode, gathered from rows of 16-bit K and V.
 struct EncodeItem {
   KvShape shape;
@@ -137,6 +154,10 @@ class Backend {
   // Computes every item; they are independent. Parallel inside.
   // Errors: kUnsupported for a shape or codec without a kernel.
   virtual Status attend(std::span<const AttendItem> items) = 0;
+
+  // Merges partials of any number and from anywhere: what another engine computed too, as long as
+  // this one can read it. Items are independent.
+  virtual Status merge(std::span<const MergeItem> items) = 0;
 
   // Encodes every item; deterministic bit for bit on every engine.
   // Errors: kInvalidArgument for a value that is not finite or overflows fp16, naming the channel.

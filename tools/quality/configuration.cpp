@@ -51,6 +51,16 @@ PrecisionPolicy visual_only(const CodecPair& low) {
   return {.name = "visual", .high = {}, .low = low, .high_fraction = 0};
 }
 
+// What is high goes along where it is the same pair but for V per token.
+void set_low(PrecisionPolicy& policy, const CodecPair& low) {
+  const auto as_high = [&](CodecPair pair) {
+    pair.v_per_token = policy.high.v_per_token;
+    return pair;
+  };
+  if (policy.high == as_high(policy.low)) policy.high = as_high(low);
+  policy.low = low;
+}
+
 // Suffixes of a pair; each may stand once.
 bool take_suffix(std::string_view& text, std::string_view suffix) {
   if (!text.ends_with(suffix)) return false;
@@ -94,10 +104,10 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
   take_spread(unspread, spread);
   if (unspread != text) {
     VKV_TRY_ASSIGN(policy, policy_named(unspread));
-    const CodecPair policy_low = policy.low;
-    policy.low.k_spread = spread.k_spread;
-    policy.low.v_spread = spread.v_spread;
-    if (policy.high == policy_low) policy.high = policy.low;
+    CodecPair low = policy.low;
+    low.k_spread = spread.k_spread;
+    low.v_spread = spread.v_spread;
+    set_low(policy, low);
     policy.name = text;
     VKV_TRY(validate(policy));
     return policy;
@@ -118,8 +128,7 @@ Result<PrecisionPolicy> policy_named(std::string_view text) {
   }
   pair->k_rotated = rotated;
   pair->v_per_token = per_token;
-  PrecisionPolicy policy =
-      visual ? visual_only(*pair) : PrecisionPolicy{.high = *pair, .low = *pair};
+  PrecisionPolicy policy = visual ? visual_only(*pair) : uniform_policy(*pair, text);
   policy.name = text;
   policy.segment_headers = segment;
   VKV_TRY(validate(policy));
@@ -173,14 +182,12 @@ std::vector<Scheme> schemes_named(std::string_view text) {
 Result<std::vector<Configuration>> tuned(std::string_view name) {
   VKV_TRY_ASSIGN(base, parse_configuration(name));
   if (base.needs_calibration()) return unknown(fmt::format("{}+tuned", name));
-  const CodecPair low = base.policy.low;
-  const std::vector<CodecPair> variants = tuned_variants(low);
+  const std::vector<CodecPair> variants = tuned_variants(base.policy.low);
   if (variants.size() == 1) return unknown(fmt::format("{}+tuned", name));
   std::vector<Configuration> candidates;
   for (const CodecPair& variant : variants) {
     Configuration candidate = base;
-    candidate.policy.low = variant;
-    if (base.policy.high == low) candidate.policy.high = variant;
+    set_low(candidate.policy, variant);
     VKV_TRY(validate(candidate.policy));
     candidates.push_back(std::move(candidate));
   }

@@ -66,6 +66,19 @@ class Sealing {
           bits / static_cast<double>(rows.size());
   }
 
+  // Of our own codecs as of the baselines: codes, scales and zero points, without padding.
+  double code_bits(const CodecPair& codecs, size_t tokens) const {
+    const double per_token_scales = codecs.v_per_token ? 32.0 * options_.shape.kv_heads : 0.0;
+    return static_cast<double>(tokens) *
+           (static_cast<double>(width_) * (bits_of(codecs.k) + bits_of(codecs.v)) +
+            per_token_scales);
+  }
+  double header_bits(const CodecPair& codecs) const {
+    const int parts =
+        (is_16_bit(codecs.k) ? 0 : 1) + (is_16_bit(codecs.v) || codecs.v_per_token ? 0 : 1);
+    return 32.0 * static_cast<double>(width_) * parts;
+  }
+
   SimulatedLayer& layer_;
   const SimulatedSeal& seal_;
   const CacheOptions& options_;
@@ -156,6 +169,8 @@ Status Sealing::classify_new() {
       layer_.mean.resize(width_);
       VKV_TRY(mean_of_keys(options_.shape, half.open, half.index, layer_.mean.data(),
                            plain_strip_functions()));
+      if (seal_.scheme->kind == SchemeKind::kCodec)
+        add_bits(rows, 32.0 * static_cast<double>(width_));
     }
     mark_far_keys(squared_distances(rows), options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   }
@@ -197,9 +212,6 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
   const KvShape& shape = options_.shape;
   const HalfRows half = half_rows(rows);
   const float* mean = is_16_bit(codecs.k) || layer_.mean.empty() ? nullptr : layer_.mean.data();
-  struct alignas(kRecordAlignment) Line {
-    std::byte bytes[kRecordAlignment];
-  };
   EncodeItem item = {.shape = shape,
                      .k_codec = codecs.k,
                      .v_codec = codecs.v,
@@ -210,23 +222,25 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
                      .source = half.open,
                      .k_mean = mean};
 
-  std::vector<Line> headers;
-  if (shared) {
-    const size_t bytes =
-        block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, 1).headers_bytes();
-    headers.resize(bytes / sizeof(Line) + 1);
-    item.rows = half.index;
-    item.record = {headers.front().bytes, bytes};
-    VKV_TRY(encode_segment_headers(item, plain_strip_functions()));
-    item.shared_headers = headers.front().bytes;
-    add_bits(rows, 8.0 * static_cast<double>(bytes));
-  }
   const auto block_tokens = static_cast<size_t>(tokens_per_block(shape.head_dim));
+  if (shared) {
+    std::vector<HeaderLine>& headers = layer_.headers;
+    if (headers.empty() || rows.size() >= block_tokens) {
+      const size_t bytes =
+          block_layout(shape.kv_heads, shape.head_dim, codecs.k, codecs.v, 1).headers_bytes();
+      headers.resize(bytes / sizeof(HeaderLine) + 1);
+      item.rows = half.index;
+      item.record = {headers.front().bytes, bytes};
+      VKV_TRY(encode_segment_headers(item, plain_strip_functions()));
+      add_bits(rows, header_bits(codecs));
+    }
+    item.shared_headers = headers.front().bytes;
+  }
   for (size_t first = 0; first < rows.size(); first += block_tokens) {
     const size_t count = std::min(block_tokens, rows.size() - first);
     item.rows = std::span<const uint32_t>(half.index).subspan(first, count);
     const BlockLayout layout = block_layout(item);
-    std::vector<Line> record(layout.record_bytes() / sizeof(Line));
+    std::vector<HeaderLine> record(layout.record_bytes() / sizeof(HeaderLine));
     item.record = {record.front().bytes, layout.record_bytes()};
     VKV_TRY(encode_blocks({&item, 1}, plain_strip_functions()));
     take_block({.k_codec = codecs.k,
@@ -235,10 +249,11 @@ Status Sealing::through_codec(std::span<const uint32_t> rows, const CodecPair& c
                 .k_rotated = codecs.k_rotated,
                 .v_per_token = codecs.v_per_token,
                 .token_count = static_cast<int>(count),
-                .headers = shared ? headers.front().bytes : record.front().bytes,
+                .headers = shared ? item.shared_headers : record.front().bytes,
                 .payload = record.front().bytes + layout.payload_offset()},
                rows.subspan(first, count));
-    add_bits(rows.subspan(first, count), 8.0 * static_cast<double>(layout.record_bytes()));
+    add_bits(rows.subspan(first, count),
+             code_bits(codecs, count) + (shared ? 0.0 : header_bits(codecs)));
   }
   return {};
 }

@@ -3,14 +3,20 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <span>
 #include <vector>
 
+#include "runtime/base/block_format.h"
 #include "runtime/precision.h"
 #include "tools/quality/scheme.h"
 #include "vkv/cache.h"
 
 namespace vkv {
+
+struct alignas(kRecordAlignment) HeaderLine {
+  std::byte bytes[kRecordAlignment];
+};
 
 struct SimulatedLayer {
   std::vector<float> k, v;  // [tokens, kv_heads, head_dim]: what attention reads
@@ -20,6 +26,7 @@ struct SimulatedLayer {
   std::vector<TokenClass> classes;  // [tokens]
   std::vector<uint8_t> sealed;      // [tokens]
   std::vector<float> mean;          // [kv_heads, head_dim]; empty before the first seal
+  std::vector<HeaderLine> headers;  // of the newest segment that has its own
   PrecisionCounts counts;
   std::array<double, kRoleCount> sealed_bits{};  // by role
 

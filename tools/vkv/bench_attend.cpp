@@ -25,13 +25,8 @@ Status bench_attend(const BenchAttendArguments& arguments) {
   VKV_TRY(validate(options.shape));
   std::vector<CodecPair> pairs;
   for (const std::string& name : arguments.codecs) {
-    const std::optional<CodecPair> pair = codec_pair_named(name);
-    if (!pair)
-      return {Code::kInvalidArgument,
-              fmt::format("no codec is called \"{}\"; there are f16 bf16 i8 i4 i2 i1, and pairs "
-                          "like i4/i2",
-                          name)};
-    pairs.push_back(*pair);
+    VKV_TRY_ASSIGN(pair, codec_pair_of(name));
+    pairs.push_back(pair);
   }
   VKV_TRY_ASSIGN(devices, list_gpu_devices());
   if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};

@@ -23,7 +23,8 @@ Examples:
   vkv bench attend               decoding with Qwen2.5-VL-7B's heads over 128K tokens, on a GPU
   vkv bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch 8 --codecs i8,i4/i2
   vkv bench decode               a step of Qwen2.5-7B with 32K tokens in its cache, on a GPU
-  vkv bench decode --model llava-1.5-7b --tokens 8192 --preset exact)";
+  vkv bench decode --model llava-1.5-7b --tokens 8192 --preset exact
+  vkv bench cpu                  the same by the CPU, from DRAM)";
 
 constexpr const char* kEncodeAbout = R"(
 Encodes blocks of 128 tokens that lie in memory, not in a cache, and prints for each pair of codecs
@@ -78,6 +79,33 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   decode->add_flag("--json", a.json, "Print as JSON");
 }
 
+constexpr const char* kCpuAbout = R"(
+Attention on the CPU over what a cache has encoded into DRAM, and for each pair of codecs
+  MB             of a layer: records, the 128 newest tokens at 16 bit, tables
+  us             of one call, layer after layer; together they are several times any L3 cache
+  of read        that speed against the same threads that only read
+  ns/token-head  of one thread, for each token and KV head)";
+
+void add_cpu(CLI::App& command, BenchCpuArguments& a) {
+  CLI::App* cpu = command.add_subcommand("cpu", "Attention on the CPU, by codec");
+  cpu->footer(kCpuAbout);
+  const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
+    cpu->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
+  };
+  number("--q-heads", a.q_heads, 1, 1024, "Query heads");
+  number("--kv-heads", a.kv_heads, 1, 1024, "KV heads");
+  number("--head-dim", a.head_dim, 1, 256, "Channels of a head, in 8s");
+  number("--tokens", a.tokens, 1, 1 << 24, "Tokens of a sequence");
+  number("--batch", a.batch, 1, 1024, "Sequences");
+  number("--q-len", a.q_len, 1, 128, "Queries of a sequence: 1 decodes, more verify a draft");
+  number("--threads", a.threads, 0, 1024, "Threads; 0: all that the process may use");
+  number("--repetitions", a.repetitions, 1, 1000, "The median of these counts");
+  cpu->add_option("--codecs", a.codecs, "Codecs of K and V, or pairs")
+      ->delimiter(',')
+      ->capture_default_str();
+  cpu->add_flag("--json", a.json, "Print as JSON");
+}
+
 void add_attend(CLI::App& command, BenchAttendArguments& a) {
   CLI::App* attend = command.add_subcommand("attend", "Attention on the GPU, by codec");
   attend->footer(kAttendAbout);
@@ -107,6 +135,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
 
   add_attend(command, arguments.attend);
   add_decode(command, arguments.decode);
+  add_cpu(command, arguments.cpu);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
   encode->footer(kEncodeAbout);
   BenchEncodeArguments& a = arguments.encode;
@@ -134,6 +163,7 @@ int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   Status status;
   if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
   if (command.got_subcommand("decode")) status = bench_decode(arguments.decode);
+  if (command.got_subcommand("cpu")) status = bench_cpu(arguments.cpu);
   if (command.got_subcommand("encode"))
     status = arguments.encode.device == "cuda" ? bench_encode_gpu(arguments.encode)
                                                : bench_encode(arguments.encode);

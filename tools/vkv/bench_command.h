@@ -3,6 +3,7 @@
 #pragma once
 
 #include "tools/vkv/bench_attend.h"
+#include "tools/vkv/bench_cpu.h"
 #include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
 
@@ -15,6 +16,7 @@ namespace vkv {
 struct BenchArguments {
   BenchAttendArguments attend;
   BenchDecodeArguments decode;
+  BenchCpuArguments cpu;
   BenchEncodeArguments encode;
 };
 

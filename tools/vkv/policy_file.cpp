@@ -178,14 +178,6 @@ Status read_layers(const Json& layers, const std::string& where, PrecisionPolicy
   return {};
 }
 
-Result<PrecisionPolicy> uniform_policy(const CodecPair& codecs, std::string_view name) {
-  PrecisionPolicy policy;
-  policy.name = name;
-  policy.high = policy.low = codecs;
-  VKV_TRY(validate(policy));
-  return policy;
-}
-
 Result<PrecisionPolicy> read_file(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) {
@@ -218,11 +210,28 @@ std::optional<CodecPair> codec_pair_named(std::string_view text) {
   return CodecPair{.k = *k, .v = *v};
 }
 
+Result<CodecPair> codec_pair_of(std::string_view text) {
+  if (const auto pair = codec_pair_named(text)) return *pair;
+  return Status(Code::kInvalidArgument,
+                fmt::format("no codec is called \"{}\"; there are {}, and pairs like i4/i2", text,
+                            kCodecNames));
+}
+
+PrecisionPolicy uniform_policy(const CodecPair& codecs, std::string_view name) {
+  PrecisionPolicy policy{
+      .name = std::string(name), .high = codecs, .low = codecs, .visual_high_fraction_max = 0};
+  policy.high.v_per_token |= bits_of(codecs.v) <= 4;
+  return policy;
+}
+
 Result<PrecisionPolicy> policy_from(std::string_view name_or_path) {
   Result<PrecisionPolicy> preset = precision_preset(name_or_path);
   if (preset.ok()) return preset;
-  if (const auto codecs = codec_pair_named(name_or_path))
-    return uniform_policy(*codecs, name_or_path);
+  if (const auto codecs = codec_pair_named(name_or_path)) {
+    PrecisionPolicy policy = uniform_policy(*codecs, name_or_path);
+    VKV_TRY(validate(policy));
+    return policy;
+  }
   return read_file(std::string(name_or_path));
 }
 

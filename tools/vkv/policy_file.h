@@ -33,6 +33,13 @@ namespace vkv {
 // "i4" or "i4/i2": K/V in codecs by name, without variants; none for anything else.
 std::optional<CodecPair> codec_pair_named(std::string_view text);
 
+// The same, or else kInvalidArgument that names those there are.
+Result<CodecPair> codec_pair_of(std::string_view text);
+
+// Every old token in one pair, but V of text at 4 bits and fewer with scales per token, as presets
+// have it. Not validated.
+PrecisionPolicy uniform_policy(const CodecPair& codecs, std::string_view name);
+
 // A preset's name; a codec ("i4") or pair ("i4/i2") for every token; or the path of a file.
 // Errors: kInvalidArgument and kDataLoss naming the file, the field and what may stand there;
 // kNotFound and kIo for a file that cannot be read.

@@ -34,7 +34,8 @@ tokens; its logits are compared at each position of the answer, and it also answ
 
 Configurations, separated by commas:
   exact, safe, balanced, visual2, ...  a preset of `vkv run`
-  i8, i4, i2, i1, f16, i4/i2           everything that is old, in this pair of codecs (K/V)
+  i8, i4, i2, i1, f16, i4/i2           everything that is old, in this pair of codecs (K/V); V of
+                                       text at 4 bits and fewer has scales per token, as in presets
   visual:i4, visual:i4/i2              only old visual tokens; the rest at 16 bit, as with baselines
   i1+segment, visual:i1+segment        low tokens of a window share their scales
   i2+rotated, i4+pertoken              K rotated by a Hadamard matrix; V scaled per token
@@ -50,7 +51,8 @@ Configurations, separated by commas:
                                        K and V, tau1 and tau2
   lambda1                              visual:i1+segment with scores scaled by Cov/Var
   blank                                a control: old visual tokens are erased
-  sim:NAME                             one of ours in the simulated cache, to check that
+  sim:NAME                             one of ours in the simulated cache, its bits counted as the
+                                       baselines' are: with the mean of K, without padding
 What the name of a baseline leaves open is chosen on --calibration-items items with even index
 (four questions of each), which are then left out of the table.
 

@@ -1,0 +1,35 @@
+// bench_cpu.h: `vkv bench cpu`: how fast attention on the CPU reads what a cache has encoded.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The question: is attention bound by DRAM? Napkin, for 16 threads that read 200 GB/s together: a
+// thread gets a byte in 0.08 ns, so a block of 128 tokens and channels of one KV head, 33 KiB of
+// K and V at 8 bits and 5 KiB at 1, may take 2.7 us and .4 us. Its products alone take .15 us of
+// VNNI for one query, and 1 us for seven.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vkv/status.h"
+
+namespace vkv {
+
+struct BenchCpuArguments {
+  int q_heads = 28;
+  int kv_heads = 4;
+  int head_dim = 128;
+  int tokens = 131072;  // of a sequence
+  int batch = 1;        // sequences
+  int q_len = 1;
+  int threads = 0;                                                     // 0: all usable
+  std::vector<std::string> codecs = {"bf16", "i8", "i4", "i2", "i1"};  // or pairs: i4/i2
+  int repetitions = 5;  // of a round over all layers; the median counts
+  bool json = false;
+};
+
+// Prints a row a codec pair to standard output: bytes, median time, and the fraction of the speed
+// at which the same threads only read, measured in the same run.
+// Errors: kInvalidArgument for a shape or codecs that cannot be, kOutOfMemory.
+Status bench_cpu(const BenchCpuArguments& arguments);
+
+}  // namespace vkv
