@@ -215,7 +215,6 @@ template <int kChannels>
 template <int kTiles>
 Status AttendKernels<kChannels>::run(const AttendLaunch& launch, cudaStream_t stream) {
   using Traits = AttendTraits<kChannels, kTiles>;
-  VKV_TRY(resident<kTiles>().status());  // sets the kernel's shared memory
   attend_kernel<Traits>
       <<<launch.task_count, kAttendWarps * 32, sizeof(AttendShared<Traits>), stream>>>(
           launch.sources, launch.tasks, launch.slots);

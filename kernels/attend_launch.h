@@ -32,7 +32,8 @@ struct AttendKernels {
   static Result<int> resident();
 };
 
-// Thread blocks of tasks of `rows` rows (4 or 8) that a multiprocessor runs at once.
+// Thread blocks of tasks of `rows` rows (4 or 8) that a multiprocessor runs at once. Also lets the
+// kernel have its shared memory: to be called once a device before launch_attend().
 Result<int> resident_tasks(int channels, int rows);
 
 // Partials of all tasks, then out and lse of all sources. Queued on the stream.

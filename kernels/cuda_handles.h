@@ -52,12 +52,22 @@ class CudaHandle {
 
 using CudaStream = CudaHandle<cudaStream_t, cudaStreamDestroy>;
 using CudaEvent = CudaHandle<cudaEvent_t, cudaEventDestroy>;
+using CudaGraph = CudaHandle<cudaGraph_t, cudaGraphDestroy>;
+using CudaGraphExec = CudaHandle<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+// kUrgent: thread blocks that wait for a multiprocessor go before those of kUsual streams.
+enum class StreamPriority { kUsual, kUrgent };
 
 // Does not synchronise with the legacy default stream.
-inline Result<CudaStream> make_stream() {
+inline Result<CudaStream> make_stream(StreamPriority priority = StreamPriority::kUsual) {
+  int least = 0, greatest = 0;
+  VKV_TRY(cuda_status(cudaDeviceGetStreamPriorityRange(&least, &greatest),
+                      "cudaDeviceGetStreamPriorityRange"));
   cudaStream_t stream = nullptr;
-  VKV_TRY(cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-                      "cudaStreamCreateWithFlags"));
+  VKV_TRY(cuda_status(
+      cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                   priority == StreamPriority::kUrgent ? greatest : least),
+      "cudaStreamCreateWithPriority"));
   return CudaStream(stream);
 }
 

@@ -139,6 +139,7 @@ struct GpuEncoder::State {
   size_t next_staging = 0;
   EncodeRoom room;
   CudaArray<uint64_t> first_error;         // [1]
+  uint64_t* reported_to = nullptr;         // by the calls from now on
   CudaArray<uint64_t> first_error_pinned;  // [2]: what was read, and kNoEncodeError
   uint32_t item_count = 0;                 // since the last check()
   uint64_t growth_count = 0;
@@ -181,7 +182,7 @@ Status GpuEncoder::State::encode_some(std::span<const EncodeItem>& items, cudaSt
   for (size_t i = 0; i < kLaunchMax; ++i) {
     next[i] = begin_of_launch;
     launches[i].parts = staging->device_parts() + begin_of_launch;
-    launches[i].first_error = first_error.data();
+    launches[i].first_error = reported_to;
     begin_of_launch += launches[i].part_count;
   }
   const std::span<EncodePart> sorted = staging->parts();
@@ -214,7 +215,7 @@ Result<GpuEncoder> GpuEncoder::make(const GpuEncoderOptions& options) {
     VKV_TRY_ASSIGN(staging, EncodeStaging::make(size_t{2} * options.items_max, options.rows_max));
     state->stagings.push_back(std::move(staging));
   }
-  VKV_TRY_ASSIGN(room, EncodeRoom::make());
+  VKV_TRY_ASSIGN(room, EncodeRoom::make(options.room_bytes));
   state->room = std::move(room);
   VKV_TRY_ASSIGN(first_error, CudaArray<uint64_t>::make(1));
   VKV_TRY_ASSIGN(pinned, CudaArray<uint64_t>::make(2, CudaMemory::kPinned));
@@ -223,6 +224,7 @@ Result<GpuEncoder> GpuEncoder::make(const GpuEncoderOptions& options) {
       cudaMemcpy(first_error.data(), pinned.data(), sizeof(uint64_t), cudaMemcpyDefault),
       "cudaMemcpy"));
   state->first_error = std::move(first_error);
+  state->reported_to = state->first_error.data();
   state->first_error_pinned = std::move(pinned);
   return GpuEncoder(std::move(state));
 }
@@ -243,8 +245,7 @@ Status GpuEncoder::encode_headers(const EncodeItem& item, cudaStream_t stream) {
   VKV_TRY_ASSIGN(staging, state_->begin(item.rows.size()));
   const std::array<EncodePart, 2> parts =
       parts_of(item, state_->item_count++, staging->add_rows(item.rows));
-  EncodeLaunch launch = {.parts = staging->device_parts(),
-                         .first_error = state_->first_error.data()};
+  EncodeLaunch launch = {.parts = staging->device_parts(), .first_error = state_->reported_to};
   for (size_t i = 0; i < parts.size(); ++i) {
     staging->parts()[i] = parts[i];
     include(launch, parts[i]);
@@ -273,8 +274,7 @@ Status GpuEncoder::mean_key(const KvShape& shape, const OpenTokens& source,
   EncodePart& part = staging->parts()[0];
   part = source_part(shape, source, rows, staging->add_rows(rows));
   part.item = state_->item_count++;
-  EncodeLaunch launch = {.parts = staging->device_parts(),
-                         .first_error = state_->first_error.data()};
+  EncodeLaunch launch = {.parts = staging->device_parts(), .first_error = state_->reported_to};
   include(launch, part);
   Status status = staging->copy_to_device(1, stream);
   if (status.ok()) status = launch_mean_key(launch, mean, stream);
@@ -314,6 +314,12 @@ Status GpuEncoder::check(cudaStream_t stream) {
   state_->item_count = 0;
   return status_of(pinned[0]);
 }
+
+void GpuEncoder::report_to(uint64_t* first_error) {
+  state_->reported_to = first_error != nullptr ? first_error : state_->first_error.data();
+}
+
+Status GpuEncoder::error_of(uint64_t word) { return status_of(word); }
 
 uint64_t GpuEncoder::growth_count() const { return state_->growth_count; }
 

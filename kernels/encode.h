@@ -17,6 +17,7 @@ struct GpuEncoderOptions {
   uint32_t items_max = 1024;       // 1..32767 encoded at once; longer calls are split
   uint32_t rows_max = 128 * 1024;  // of those items whose rows are not one ascending run
   uint32_t calls_in_flight = 4;    // 1..16; the next waits until the first one's is done
+  size_t room_bytes = 0;           // of rotated headers and saliency, at once; grows beyond
 };
 
 // Items are those of runtime/base/backend.h, but source.k, source.v, k_mean, v_mean, q, lse,
@@ -67,6 +68,11 @@ class GpuEncoder {
   // CPU's encoder for the first item since the last check() with a value that is not finite or a
   // range that fp16 scales and zeros cannot hold; records of other items are right. kCuda.
   Status check(cudaStream_t stream);
+
+  // Errors of the calls from now on go to this word of the device instead, which holds UINT64_MAX
+  // before; check() does not see them. nullptr: as before. error_of() says what the word means.
+  void report_to(uint64_t* first_error);
+  static Status error_of(uint64_t word);
 
   // How often a call allocated memory: for more rows at once than options.rows_max (only
   // encode_headers, mean_key and squared_distances can have them), rotated headers and saliency.

@@ -89,8 +89,10 @@ class EncodeStaging {
 // Floats of the device that one call after another uses, on whatever streams.
 class EncodeRoom {
  public:
-  static Result<EncodeRoom> make() {
+  static Result<EncodeRoom> make(size_t byte_count) {
     EncodeRoom room;
+    VKV_TRY_ASSIGN(floats, CudaArray<float>::make(byte_count / sizeof(float)));
+    room.floats_ = std::move(floats);
     VKV_TRY_ASSIGN(done, make_event());
     room.done_ = std::move(done);
     return Result<EncodeRoom>(std::move(room));

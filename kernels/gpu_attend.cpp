@@ -1,28 +1,18 @@
-// gpu_attend.cpp: plans and their tables on the device.
+// gpu_attend.cpp: plans, and the memory that their launches need.
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/gpu_attend.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 namespace vkv {
 namespace {
 
 constexpr int kRowsMost = 2 * kRowsPerTile;
-constexpr size_t kTableAlignment = 64;
 
 int units_of(const AttendItem& item, int channels) {
   const int tokens = unit_tokens(channels);
   return static_cast<int>(item.blocks.size()) + (item.open.token_count + tokens - 1) / tokens;
-}
-
-Result<int> kernel_channels(int head_dim) {
-  for (const int channels : kAttendChannels)
-    if (padded_channels(head_dim) == channels) return channels;
-  return Status(Code::kUnsupported,
-                "head_dim is " + std::to_string(head_dim) +
-                    "; there are GPU kernels for 8 to 128 and 232 to 256 (in steps of 8)");
 }
 
 AttendSource source_of(const AttendItem& item) {
@@ -49,25 +39,24 @@ AttendSource source_of(const AttendItem& item) {
   return source;
 }
 
-// Appends an array and returns where it begins.
-template <class T>
-size_t append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
-  const size_t at = round_up_bytes(bytes.size(), kTableAlignment);
-  bytes.resize(at + values.size() * sizeof(T));
-  if (!values.empty()) std::memcpy(bytes.data() + at, values.data(), values.size() * sizeof(T));
-  return at;
-}
-
 template <class T>
 Status grow(CudaArray<T>& array, size_t count) {
   if (array.size() >= count) return {};
   array = CudaArray<T>();
-  VKV_TRY_ASSIGN(larger, CudaArray<T>::make(count + count / 2));
+  VKV_TRY_ASSIGN(larger, CudaArray<T>::make(count));
   array = std::move(larger);
   return {};
 }
 
 }  // namespace
+
+Result<int> kernel_channels(int head_dim) {
+  for (const int channels : kAttendChannels)
+    if (padded_channels(head_dim) == channels) return channels;
+  return Status(Code::kUnsupported,
+                "head_dim is " + std::to_string(head_dim) +
+                    "; there are GPU kernels for 8 to 128 and 232 to 256 (in steps of 8)");
+}
 
 int slot_rows(std::span<const AttendItem> items) {
   const bool few = std::all_of(items.begin(), items.end(), [](const AttendItem& item) {
@@ -124,14 +113,32 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
   return plan;
 }
 
-Result<GpuAttend> GpuAttend::make() {
-  GpuAttend attend;
+Result<GpuAttend> GpuAttend::make(const GpuAttendOptions& options) {
+  VKV_TRY_ASSIGN(tables, AttendTables::make(options.table_bytes));
+  GpuAttend attend(std::move(tables));
   int device = 0;
   VKV_TRY(cuda_status(cudaGetDevice(&device), "cudaGetDevice"));
   VKV_TRY(cuda_status(
       cudaDeviceGetAttribute(&attend.multiprocessors_, cudaDevAttrMultiProcessorCount, device),
       "cudaDeviceGetAttribute"));
+  attend.grows_ = options.slots_max == 0;
+  if (options.head_dim == 0) return Result<GpuAttend>(std::move(attend));
+
+  VKV_TRY_ASSIGN(channels, kernel_channels(options.head_dim));
+  for (const int rows : {kRowsPerTile, kRowsMost})
+    VKV_TRY(attend.resident(channels, rows).status());
+  if (attend.grows_) return Result<GpuAttend>(std::move(attend));
+  const size_t rows = static_cast<size_t>(options.slots_max) * kRowsMost;
+  VKV_TRY(grow(attend.partials_, rows * static_cast<size_t>(channels)));
+  VKV_TRY(grow(attend.max_and_sum_, rows));
   return Result<GpuAttend>(std::move(attend));
+}
+
+Result<int> GpuAttend::resident(int channels, int rows) {
+  const auto found = resident_.find({channels, rows});
+  if (found != resident_.end()) return found->second;
+  VKV_TRY_ASSIGN(of_one, resident_tasks(channels, rows));
+  return resident_[{channels, rows}] = of_one * multiprocessors_;
 }
 
 Status GpuAttend::attend(std::span<const AttendItem> items, cudaStream_t stream) {
@@ -139,43 +146,31 @@ Status GpuAttend::attend(std::span<const AttendItem> items, cudaStream_t stream)
   return run(stream);
 }
 
+Status GpuAttend::reserve_slots(int slot_count, int rows, int channels) {
+  const size_t slot_rows_all = static_cast<size_t>(slot_count) * static_cast<size_t>(rows);
+  const size_t values = slot_rows_all * static_cast<size_t>(channels);
+  if (grows_) {
+    // Work queued before may still use what is replaced, but freeing waits for it.
+    VKV_TRY(grow(partials_, values + values / 2));
+    return grow(max_and_sum_, slot_rows_all + slot_rows_all / 2);
+  }
+  if (values <= partials_.size() && slot_rows_all <= max_and_sum_.size()) return {};
+  return {Code::kOutOfMemory, "hbm tier: an attend of " + std::to_string(slot_count) +
+                                  " partial results does not fit the work memory"};
+}
+
 Status GpuAttend::prepare(std::span<const AttendItem> items, cudaStream_t stream) {
   launch_ = {};
   if (items.empty()) return {};
   const int rows = slot_rows(items);
   VKV_TRY_ASSIGN(channels, kernel_channels(items.front().shape.head_dim));
-  VKV_TRY_ASSIGN(resident, resident_tasks(channels, rows));
-  VKV_TRY_ASSIGN(plan, plan_attend(items, resident * multiprocessors_, rows));
+  VKV_TRY_ASSIGN(resident_count, resident(channels, rows));
+  VKV_TRY_ASSIGN(plan, plan_attend(items, resident_count, rows));
   if (plan.merges.empty()) return {};
-
-  // 1. Room. Work queued before may still use what is replaced, but freeing waits for it.
-  const size_t slot_rows_all = static_cast<size_t>(plan.slot_count) * static_cast<size_t>(rows);
-  VKV_TRY(grow(partials_, slot_rows_all * static_cast<size_t>(channels)));
-  VKV_TRY(grow(max_and_sum_, slot_rows_all));
-  const size_t table_bytes = plan.sources.size() * sizeof(AttendSource) +
-                             plan.tasks.size() * sizeof(AttendTask) +
-                             plan.merges.size() * sizeof(MergeTask) +
-                             plan.blocks.size() * sizeof(BlockView) + 4 * kTableAlignment;
-  VKV_TRY(grow(tables_, table_bytes));
-
-  // 2. Tables. From pageable memory: the copy is staged before the call returns.
-  staged_.clear();
-  const size_t blocks_at = append(staged_, plan.blocks);
-  const auto* blocks = reinterpret_cast<const BlockView*>(tables_.data() + blocks_at);
-  for (size_t i = 0; i < plan.sources.size(); ++i)
-    plan.sources[i].blocks = blocks + plan.first_block[i];
-  const size_t sources_at = append(staged_, plan.sources);
-  const size_t tasks_at = append(staged_, plan.tasks);
-  const size_t merges_at = append(staged_, plan.merges);
-  VKV_TRY(copy_async(tables_.data(), staged_.data(), staged_.size(), stream));
-
-  launch_ = {.sources = reinterpret_cast<const AttendSource*>(tables_.data() + sources_at),
-             .tasks = reinterpret_cast<const AttendTask*>(tables_.data() + tasks_at),
-             .task_count = static_cast<int>(plan.tasks.size()),
-             .merges = reinterpret_cast<const MergeTask*>(tables_.data() + merges_at),
-             .merge_count = static_cast<int>(plan.merges.size()),
-             .slots = {.out = partials_.data(), .max_and_sum = max_and_sum_.data()},
-             .rows = rows};
+  VKV_TRY(reserve_slots(plan.slot_count, rows, channels));
+  VKV_TRY_ASSIGN(launch, tables_.upload(plan, stream));
+  launch_ = launch;
+  launch_.slots = {.out = partials_.data(), .max_and_sum = max_and_sum_.data()};
   channels_ = channels;
   return {};
 }

@@ -5,40 +5,30 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <map>
 #include <span>
-#include <vector>
+#include <utility>
 
 #include "kernels/attend_launch.h"
+#include "kernels/attend_plan.h"
+#include "kernels/attend_tables.h"
 #include "kernels/cuda_handles.h"
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
 
 namespace vkv {
 
-// What a call will do, on the host.
-struct AttendPlan {
-  std::vector<AttendSource> sources;  // `blocks` are indices into `blocks` below until uploaded
-  std::vector<AttendTask> tasks;
-  std::vector<MergeTask> merges;
-  std::vector<BlockView> blocks;
-  std::vector<size_t> first_block;  // of each source
-  int channels = 0;
-  int rows = 0;  // of a slot
-  int slot_count = 0;
+struct GpuAttendOptions {
+  int head_dim = 0;        // that there will be; 0: any
+  int64_t slots_max = 0;   // partials of a call; 0: memory grows with the calls
+  size_t table_bytes = 0;  // of all layers together; 0: grows likewise
 };
 
-// Cuts the items into tasks for a device that runs `resident` thread blocks at once. Depends on the
-// items' shapes and lengths alone, never on where their bytes lie. Errors: kInvalidArgument for
-// items of different shapes, kUnsupported for a head_dim without kernels.
-Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, int rows);
-
-// Rows of a slot: 4 where no KV head has more query rows than that, else 8.
-int slot_rows(std::span<const AttendItem> items);
-
-// Not thread-safe. Owns work memory on the device that was current at make().
+// Not thread-safe, and for one stream. Owns work memory on the device that was current at make().
 class GpuAttend {
  public:
-  static Result<GpuAttend> make();
+  // Errors: kUnsupported for a head_dim without kernels, kOutOfMemory, kCuda.
+  static Result<GpuAttend> make(const GpuAttendOptions& options = {});
 
   // As Backend::attend, but queued on the stream. All pointers in the items are the device's or
   // mapped host memory, 16-byte aligned; `blocks` itself is the host's and read during the call.
@@ -51,16 +41,29 @@ class GpuAttend {
   Status prepare(std::span<const AttendItem> items, cudaStream_t stream);
   Status run(cudaStream_t stream);
 
+  // Thread blocks of tasks of `rows` rows, 4 or 8, that the device runs at once.
+  Result<int> resident(int channels, int rows);
+  uint64_t device_bytes() const {
+    return tables_.device_bytes() + partials_.size() * sizeof(float) +
+           max_and_sum_.size() * sizeof(float2);
+  }
+  uint64_t written_table_bytes() const { return tables_.written_bytes(); }  // so far
+
  private:
-  GpuAttend() = default;
+  explicit GpuAttend(AttendTables tables) : tables_(std::move(tables)) {}
+  Status reserve_slots(int slot_count, int rows, int channels);
 
   int multiprocessors_ = 0;
+  bool grows_ = false;
+  std::map<std::pair<int, int>, int> resident_;  // of channels and rows, asked once
   AttendLaunch launch_;
   int channels_ = 0;
-  std::vector<std::byte> staged_;  // tables as uploaded; kept until the next call
-  CudaArray<std::byte> tables_;
+  AttendTables tables_;
   CudaArray<float> partials_;
   CudaArray<float2> max_and_sum_;
 };
+
+// Padded channels of a head. Errors: kUnsupported naming the heads that there are kernels for.
+Result<int> kernel_channels(int head_dim);
 
 }  // namespace vkv

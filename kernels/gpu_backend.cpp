@@ -3,7 +3,6 @@
 #include "kernels/gpu_backend.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -14,10 +13,14 @@
 #include "kernels/cuda_handles.h"
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
+#include "kernels/gpu_memory.h"
+#include "kernels/late_errors.h"
 #include "kernels/merge.h"
+#include "kernels/pinned_ring.h"
 #include "kernels/prefill.h"
 #include "kernels/rows.h"
-#include "runtime/base/codec.h"
+#include "kernels/side_stream.h"
+#include "kernels/trace_range.h"
 
 namespace vkv {
 namespace {
@@ -25,56 +28,11 @@ namespace {
 // Work memory of an engine. Constants, so that a budget never changes how work is cut.
 constexpr size_t kListValues = size_t{1} << 20;       // row indices, distances or scores at once
 constexpr size_t kRoomBytes = size_t{24} << 20;       // of the encoder's calls that need some
-constexpr size_t kTableBytes = size_t{8} << 20;       // of attention
+constexpr size_t kTableBytes = size_t{32} << 20;      // of attention, of all layers
+constexpr size_t kKeptRingBytes = size_t{1} << 20;    // of row indices on their way
 constexpr size_t kListedRowsMax = size_t{256} << 10;  // of one call of the encoder
 constexpr int64_t kSlotsMin = 4096;                   // partials of attention at once
 constexpr int kSlotRows = 2 * kRowsPerTile;           // at most
-
-// Makes a device current, and the one before at the end.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device) {
-    status_ = cuda_status(cudaGetDevice(&before_), "cudaGetDevice");
-    if (status_.ok() && before_ != device)
-      status_ = cuda_status(cudaSetDevice(device), "cudaSetDevice");
-  }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-  ~DeviceScope() { (void)cudaSetDevice(before_); }
-
-  const Status& status() const { return status_; }
-
- private:
-  int before_ = 0;
-  Status status_;
-};
-
-class GpuMemory final : public MemorySource {
- public:
-  GpuMemory(int device, CudaMemory memory) : device_(device), memory_(memory) {}
-
-  Result<std::byte*> map(uint64_t byte_count) override {
-    const DeviceScope scope(device_);
-    VKV_TRY(scope.status());
-    VKV_TRY_ASSIGN(array, CudaArray<std::byte>::make(byte_count, memory_));
-    pieces_.push_back(std::move(array));
-    return pieces_.back().data();
-  }
-
-  void unmap(std::byte* data, uint64_t) override {
-    const DeviceScope scope(device_);
-    (void)cudaDeviceSynchronize();  // kernels may still use it
-    const auto piece = std::find_if(pieces_.begin(), pieces_.end(),
-                                    [&](const auto& array) { return array.data() == data; });
-    VKV_CHECK(piece != pieces_.end());
-    pieces_.erase(piece);
-  }
-
- private:
-  const int device_;
-  const CudaMemory memory_;
-  std::vector<CudaArray<std::byte>> pieces_;
-};
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -87,10 +45,12 @@ class GpuBackend final : public Backend {
         attend_(std::move(attend)) {}
   ~GpuBackend() override {
     const DeviceScope scope(device_);
-    (void)cudaStreamSynchronize(stream_);  // what failed was reported, or nobody asked
+    // What failed was reported, or nobody asked.
+    (void)cudaStreamSynchronize(stream_);
+    if (side_.stream() != nullptr) (void)cudaStreamSynchronize(side_.stream());
   }
 
-  // The rest of the construction, on the device. Errors: kOutOfMemory, kCuda.
+  // The rest of the construction, on the device: takes all memory. Errors: kOutOfMemory, kCuda.
   Status prepare(cudaStream_t stream, int64_t slots_max);
   // Has many queries go another way, or says in name() why none do. Errors: kOutOfMemory, kCuda.
   Status prepare_prefill(const KvShape& shape);
@@ -114,11 +74,21 @@ class GpuBackend final : public Backend {
   Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) override;
   Status copy(void* target, const void* source, size_t byte_count) override;
   Status zero(std::span<std::byte> bytes) override;
+  void label_calls(const CallLabel& label) override { label_ = label; }
+  bool knows_late_errors() const override { return late_.any_known(); }
+  Result<std::vector<LateError>> late_errors() override;
+  void begin_aside() override {
+    sealing_.emplace("seal");
+    side_.begin();
+  }
+  Result<uint64_t> end_aside() override;
+  Status join(uint64_t stretch) override;
+  Status join_all() override;
   Status finish() override;
 
-  uint64_t fixed_bytes() const {
-    return encoder_.device_bytes() + kListValues * sizeof(float) +
-           (prefill_ ? prefill_->work_bytes() : 0);
+  uint64_t device_bytes() const {
+    return encoder_.device_bytes() + attend_.device_bytes() + late_.device_bytes() +
+           list_.size() * sizeof(uint32_t) + (prefill_ ? prefill_->work_bytes() : 0);
   }
 
  private:
@@ -130,13 +100,24 @@ class GpuBackend final : public Backend {
     VKV_TRY(scope.status());
     return noted(work());
   }
+  // The same, with the stream where work stands now, which may be the one aside.
+  template <class Work>
+  Status on_stream(Work&& work) {
+    return on_device([&]() -> Status {
+      VKV_TRY_ASSIGN(stream, side_.current());
+      return work(stream);
+    });
+  }
+  // Runs work(stream), which encodes, and has its errors now or later.
+  template <class Work>
+  Status encoding(Work&& work);
+  bool waits() const { return own_stream_.get() != nullptr; }
   Status noted(Status status);
   // Slots of attention that so many queries of an item take, at most, and blocks of their tasks.
   int64_t groups_of(const AttendItem& item, int q_count) const;
   int64_t task_blocks_of(const AttendItem& item, int64_t groups) const;
   int queries_that_fit(const AttendItem& item, int q_begin, int64_t groups, int64_t blocks) const;
   Status check_room(size_t byte_count, size_t row_count, const char* purpose) const;
-  Status first_bad_value(const AppendItem& item, std::optional<BadValue>& bad);
 
   const int device_;
   std::string name_;
@@ -146,10 +127,13 @@ class GpuBackend final : public Backend {
   GpuAttend attend_;
   std::optional<GpuPrefill> prefill_;
   int64_t slots_max_ = 0;
-  CudaArray<uint32_t> list_;         // [kListValues]: what a call carries to the device, or back
-  CudaArray<uint64_t> first_bad_;    // [2]: kNoBadValue between calls
-  CudaArray<uint64_t> from_device_;  // [2], pinned
-  Status failure_;                   // that the device does not recover from
+  std::optional<TraceRange> sealing_;
+  SideStream side_;  // beside a caller's stream
+  LateErrors late_;
+  CallLabel label_;
+  PinnedRing kept_ring_;      // of keep_rows
+  CudaArray<uint32_t> list_;  // [kListValues]: what a call carries to the device, or back
+  Status failure_;            // that the device does not recover from
 };
 
 Status GpuBackend::prepare(cudaStream_t stream, int64_t slots_max) {
@@ -160,14 +144,17 @@ Status GpuBackend::prepare(cudaStream_t stream, int64_t slots_max) {
     own_stream_ = std::move(own);
     stream_ = own_stream_.get();
   }
+  side_ = SideStream(stream_);
+  if (!waits()) {
+    VKV_TRY_ASSIGN(side, SideStream::make(stream_));
+    side_ = std::move(side);
+  }
   VKV_TRY_ASSIGN(list, CudaArray<uint32_t>::make(kListValues));
   list_ = std::move(list);
-  VKV_TRY_ASSIGN(first_bad, CudaArray<uint64_t>::make(2));
-  first_bad_ = std::move(first_bad);
-  VKV_TRY_ASSIGN(from_device, CudaArray<uint64_t>::make(2, CudaMemory::kPinned));
-  from_device_ = std::move(from_device);
-  VKV_TRY(cuda_status(cudaMemsetAsync(first_bad_.data(), 0xff, 2 * sizeof(uint64_t), stream_),
-                      "cudaMemsetAsync"));
+  VKV_TRY_ASSIGN(ring, PinnedRing::make(kKeptRingBytes));
+  kept_ring_ = std::move(ring);
+  VKV_TRY_ASSIGN(late, LateErrors::make(stream_));
+  late_ = std::move(late);
   return synchronize(stream_);
 }
 
@@ -223,6 +210,7 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
   for (const AttendItem& item : items)
     if (!is_aligned(item.q) || !is_aligned(item.out))
       return {Code::kInvalidArgument, "q and out must be 16-byte aligned on device cuda"};
+  const TraceRange trace("attend");
   return on_device([&]() -> Status {
     std::vector<AttendItem> wave;
     int64_t groups = 0, blocks = 0;
@@ -281,11 +269,25 @@ Status GpuBackend::check_room(size_t byte_count, size_t row_count, const char* p
               " tokens: prefill in smaller windows"};
 }
 
-Status GpuBackend::encode(std::span<const EncodeItem> items) {
-  return on_device([&]() -> Status {
-    VKV_TRY(encoder_.encode(items, stream_));
-    return encoder_.check(stream_);
+template <class Work>
+Status GpuBackend::encoding(Work&& work) {
+  const TraceRange trace("encode");
+  return on_stream([&](cudaStream_t stream) -> Status {
+    if (waits()) {
+      VKV_TRY(work(stream));
+      return encoder_.check(stream);
+    }
+    VKV_TRY_ASSIGN(error, late_.next_encode(label_, stream));
+    encoder_.report_to(error);
+    const Status queued = work(stream);
+    encoder_.report_to(nullptr);
+    const Status noted_down = late_.encoded(stream);
+    return queued.ok() ? noted_down : queued;
   });
+}
+
+Status GpuBackend::encode(std::span<const EncodeItem> items) {
+  return encoding([&](cudaStream_t stream) { return encoder_.encode(items, stream); });
 }
 
 Status GpuBackend::encode_headers(const EncodeItem& item) {
@@ -293,16 +295,14 @@ Status GpuBackend::encode_headers(const EncodeItem& item) {
                         static_cast<size_t>(item.shape.head_dim);
   VKV_TRY(check_room(item.k_rotated ? values * sizeof(float) : 0, item.rows.size(),
                      "a header over a segment"));
-  return on_device([&]() -> Status {
-    VKV_TRY(encoder_.encode_headers(item, stream_));
-    return encoder_.check(stream_);
-  });
+  return encoding([&](cudaStream_t stream) { return encoder_.encode_headers(item, stream); });
 }
 
 Status GpuBackend::mean_key(const KvShape& shape, const OpenTokens& source,
                             std::span<const uint32_t> rows, float* mean) {
   VKV_TRY(check_room(0, rows.size(), "a mean key"));
-  return on_device([&] { return encoder_.mean_key(shape, source, rows, mean, stream_); });
+  return on_stream(
+      [&](cudaStream_t stream) { return encoder_.mean_key(shape, source, rows, mean, stream); });
 }
 
 Status GpuBackend::saliency(const SaliencyItem& item) {
@@ -310,62 +310,76 @@ Status GpuBackend::saliency(const SaliencyItem& item) {
   const size_t kv_heads = static_cast<size_t>(item.shape.kv_heads);
   VKV_TRY(check_room((tokens + static_cast<size_t>(item.shape.head_dim)) * kv_heads * sizeof(float),
                      tokens, "saliency"));
-  return on_device([&]() -> Status {
+  return on_stream([&](cudaStream_t stream) -> Status {
     SaliencyItem on_gpu = item;
     on_gpu.score = reinterpret_cast<float*>(list_.data());
-    VKV_TRY(encoder_.saliency(on_gpu, stream_));
-    VKV_TRY(copy_async(item.score, on_gpu.score, tokens, stream_));
-    return synchronize(stream_);
+    VKV_TRY(encoder_.saliency(on_gpu, stream));
+    VKV_TRY(copy_async(item.score, on_gpu.score, tokens, stream));
+    return synchronize(stream);
   });
 }
 
 Status GpuBackend::squared_distances(const KvShape& shape, const OpenTokens& source,
                                      std::span<const uint32_t> rows, const float* mean,
                                      std::span<float> distances) {
-  return on_device([&]() -> Status {
+  return on_stream([&](cudaStream_t stream) -> Status {
     const size_t kv_heads = static_cast<size_t>(shape.kv_heads);
     const size_t rows_max = std::min(kListValues / kv_heads, kListedRowsMax);
     float* const found = reinterpret_cast<float*>(list_.data());
     for (size_t first = 0; first < rows.size(); first += rows_max) {
       const auto some = rows.subspan(first, std::min(rows_max, rows.size() - first));
-      VKV_TRY(encoder_.squared_distances(shape, source, some, mean, found, stream_));
+      VKV_TRY(encoder_.squared_distances(shape, source, some, mean, found, stream));
       VKV_TRY(
-          copy_async(distances.data() + first * kv_heads, found, some.size() * kv_heads, stream_));
-      VKV_TRY(synchronize(stream_));
+          copy_async(distances.data() + first * kv_heads, found, some.size() * kv_heads, stream));
+      VKV_TRY(synchronize(stream));
     }
     return {};
   });
 }
 
 Result<std::optional<BadValue>> GpuBackend::append(const AppendItem& item) {
+  const TraceRange trace("append");
   std::optional<BadValue> bad;
   const Status status = on_device([&]() -> Status {
-    VKV_TRY(launch_append(item, first_bad_.data(), stream_));
-    VKV_TRY(copy_async(from_device_.data(), first_bad_.data(), 2, stream_));
-    VKV_TRY(synchronize(stream_));
-    return first_bad_value(item, bad);
+    VKV_TRY_ASSIGN(late, late_.next_append(label_, stream_));
+    VKV_TRY(launch_append(item, late.slot, late.found, stream_));
+    if (!waits()) return {};
+    VKV_TRY_ASSIGN(errors, late_.take(stream_));
+    if (!errors.empty()) bad = errors.front().bad;
+    return {};
   });
   VKV_TRY(status);
   return bad;
 }
 
-Status GpuBackend::first_bad_value(const AppendItem& item, std::optional<BadValue>& bad) {
-  const uint64_t in_k = from_device_.data()[0], in_v = from_device_.data()[1];
-  if (in_k == kNoBadValue && in_v == kNoBadValue) return {};
-  bad = BadValue{.of_v = in_k == kNoBadValue, .index = in_k == kNoBadValue ? in_v : in_k};
-  const size_t bytes = item.element == ElementType::kF32 ? sizeof(float) : sizeof(uint16_t);
-  const auto* source = static_cast<const std::byte*>(bad->of_v ? item.v : item.k);
-  auto* const target = reinterpret_cast<std::byte*>(from_device_.data());
-  VKV_TRY(copy_async(target, source + bad->index * bytes, bytes, stream_));
-  VKV_TRY(cuda_status(cudaMemsetAsync(first_bad_.data(), 0xff, 2 * sizeof(uint64_t), stream_),
-                      "cudaMemsetAsync"));
-  VKV_TRY(synchronize(stream_));
-  const uint64_t bits = from_device_.data()[0];
-  bad->value = item.element == ElementType::kF32
-                   ? std::bit_cast<float>(static_cast<uint32_t>(bits))
-                   : float_from_16_bit(codec_of(item.element), static_cast<uint16_t>(bits));
-  return {};
+Result<std::vector<LateError>> GpuBackend::late_errors() {
+  std::vector<LateError> errors;
+  const Status status = on_device([&]() -> Status {
+    VKV_TRY_ASSIGN(taken, late_.take(stream_));
+    errors = std::move(taken);
+    return {};
+  });
+  VKV_TRY(status);
+  return errors;
 }
+
+Result<uint64_t> GpuBackend::end_aside() {
+  sealing_.reset();
+  uint64_t stretch = 0;
+  const Status status = on_device([&]() -> Status {
+    VKV_TRY_ASSIGN(ended, side_.end());
+    stretch = ended;
+    return {};
+  });
+  VKV_TRY(status);
+  return stretch;
+}
+
+Status GpuBackend::join(uint64_t stretch) {
+  return on_device([&] { return side_.join(stretch); });
+}
+
+Status GpuBackend::join_all() { return side_.inside() ? Status() : join(side_.last()); }
 
 Status GpuBackend::to_float(ElementType element, const void* source, float* target, size_t count) {
   return on_device([&] { return launch_to_float(element, source, target, count, stream_); });
@@ -377,18 +391,20 @@ Status GpuBackend::from_float(ElementType element, const float* source, void* ta
 }
 
 Status GpuBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) {
-  return on_device([&]() -> Status {
+  return on_stream([&](cudaStream_t stream) -> Status {
     size_t first = 0;
     while (first < kept.size() && kept[first] == first) ++first;
     for (; first < kept.size(); first += kListValues) {
       const size_t count = std::min(kListValues, kept.size() - first);
-      VKV_TRY(copy_async(list_.data(), kept.data() + first, count, stream_));
+      VKV_TRY(kept_ring_.copy(reinterpret_cast<std::byte*>(list_.data()),
+                              reinterpret_cast<const std::byte*>(kept.data() + first),
+                              count * sizeof(uint32_t), stream));
       VKV_TRY(launch_keep_rows({.rows = rows,
                                 .row_values = row_values,
                                 .kept = list_.data(),
                                 .first = static_cast<uint32_t>(first),
                                 .count = static_cast<uint32_t>(count)},
-                               stream_));
+                               stream));
     }
     return {};
   });
@@ -396,21 +412,21 @@ Status GpuBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const 
 
 Status GpuBackend::copy(void* target, const void* source, size_t byte_count) {
   if (byte_count == 0) return {};
-  return on_device([&] {
+  return on_stream([&](cudaStream_t stream) {
     return copy_async(static_cast<std::byte*>(target), static_cast<const std::byte*>(source),
-                      byte_count, stream_);
+                      byte_count, stream);
   });
 }
 
 Status GpuBackend::zero(std::span<std::byte> bytes) {
   if (bytes.empty()) return {};
-  return on_device([&] {
-    return cuda_status(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream_), "cudaMemsetAsync");
+  return on_stream([&](cudaStream_t stream) {
+    return cuda_status(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream), "cudaMemsetAsync");
   });
 }
 
 Status GpuBackend::finish() {
-  if (own_stream_.get() == nullptr) return {};
+  if (!waits()) return {};
   return on_device([&] { return synchronize(stream_); });
 }
 
@@ -442,29 +458,25 @@ Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options) {
   // 1. Attention: a head_dim with kernels, and the most partials of a call.
   const AttendItem smallest{.shape = options.shape, .q_len = 1};
   VKV_TRY(plan_attend({&smallest, 1}, 1, kSlotRows).status());
-  const int channels = padded_channels(options.shape.head_dim) <= 128
-                           ? padded_channels(options.shape.head_dim)
-                           : kHeadDimMax;
+  VKV_TRY_ASSIGN(channels, kernel_channels(options.shape.head_dim));
   int64_t slots_max = kSlotsMin;
   for (const int rows : {kSlotRows / 2, kSlotRows}) {
     VKV_TRY_ASSIGN(resident, resident_tasks(channels, rows));
     slots_max = std::max<int64_t>(slots_max, 2 * resident * properties.multiProcessorCount);
   }
-  const uint64_t slot_bytes =
-      static_cast<uint64_t>(kSlotRows) * static_cast<uint64_t>(channels + 2) * sizeof(float);
 
-  // 2. The parts.
-  VKV_TRY_ASSIGN(encoder, GpuEncoder::make());
-  VKV_TRY_ASSIGN(attend, GpuAttend::make());
+  // 2. The parts, which take all their memory now.
+  VKV_TRY_ASSIGN(encoder, GpuEncoder::make({.rows_max = kListedRowsMax, .room_bytes = kRoomBytes}));
+  VKV_TRY_ASSIGN(attend, GpuAttend::make({.head_dim = options.shape.head_dim,
+                                          .slots_max = slots_max,
+                                          .table_bytes = kTableBytes}));
   auto backend = std::make_unique<GpuBackend>(options.device_index, std::string(properties.name),
                                               std::move(encoder), std::move(attend));
   VKV_TRY(backend->prepare(static_cast<cudaStream_t>(options.stream), slots_max));
   VKV_TRY(backend->prepare_prefill(options.shape));
 
-  // Attention takes half as much again where it grows.
   GpuEngine engine;
-  engine.work_bytes = backend->fixed_bytes() + kRoomBytes + kTableBytes +
-                      static_cast<uint64_t>(slots_max) * slot_bytes * 3 / 2;
+  engine.work_bytes = backend->device_bytes();
   engine.work_bytes = round_up_bytes(engine.work_bytes, kExtentAlignment);
   engine.backend = std::move(backend);
   engine.device_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kDevice);

@@ -1,8 +1,10 @@
 // rows.cu: one thread a value, or a column where rows move in place.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cuda_handles.h"
+#include "kernels/overlapped_launch.cuh"
 #include "kernels/rows.h"
 #include "runtime/base/codec.h"
 
@@ -12,8 +14,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr size_t kBlocksMax = 4096;  // then a thread takes several values
 constexpr int kRowsAhead = 8;        // loads on the way at once
-
-static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
 
 uint32_t blocks_for(size_t count) {
   return static_cast<uint32_t>(
@@ -28,29 +28,63 @@ __device__ float load(ElementType element, const void* values, size_t index) {
 __device__ size_t first_index() { return size_t{blockIdx.x} * kThreads + threadIdx.x; }
 __device__ size_t index_step() { return size_t{gridDim.x} * kThreads; }
 
+// By few threads in a run of the program, if any.
+__device__ void note_bad_value(LateSlot* slot, uint64_t place, float value) {
+  volatile LateSlot* const noted = slot;
+  for (bool done = false; !done && place < noted->place;) {
+    if (atomicCAS(&slot->lock, ~0u, 0u) != ~0u) continue;
+    if (place < noted->place) {
+      noted->place = place;
+      noted->value = value;
+    }
+    __threadfence();
+    atomicExch(&slot->lock, ~0u);
+    done = true;
+  }
+}
+
 // blockIdx.y: K or V.
 __global__ void __launch_bounds__(kThreads)
-    append_kernel(const AppendItem item, unsigned long long* first_bad) {
+    append_kernel(const AppendItem item, LateSlot* slot, volatile uint32_t* found) {
+  let_next_begin();
   const bool of_v = blockIdx.y == 1;
   const void* source = of_v ? item.v : item.k;
   uint16_t* target = of_v ? item.v_target : item.k_target;
+  wait_for_previous();
   for (size_t i = first_index(); i < item.value_count; i += index_step()) {
-    const uint16_t bits = float_to_16_bit(item.codec, load(item.element, source, i));
+    const float value = load(item.element, source, i);
+    const uint16_t bits = float_to_16_bit(item.codec, value);
     target[i] = bits;
-    if (!is_finite(float_from_16_bit(item.codec, bits)))
-      atomicMin(&first_bad[blockIdx.y], static_cast<unsigned long long>(i));
+    if (is_finite(float_from_16_bit(item.codec, bits))) continue;
+    note_bad_value(slot, i | (of_v ? LateSlot::kOfV : 0), value);
+    *found = 1;
   }
 }
 
 __global__ void __launch_bounds__(kThreads)
     to_float_kernel(ElementType element, const void* source, float* target, size_t count) {
+  let_next_begin();
+  wait_for_previous();
   for (size_t i = first_index(); i < count; i += index_step()) target[i] = load(element, source, i);
 }
 
 __global__ void __launch_bounds__(kThreads)
     from_float_kernel(Codec codec, const float* source, uint16_t* target, size_t count) {
+  let_next_begin();
+  wait_for_previous();
   for (size_t i = first_index(); i < count; i += index_step())
     target[i] = float_to_16_bit(codec, source[i]);
+}
+
+struct WrittenBytes {
+  uint4 values[kWrittenBytesMax / sizeof(uint4)];
+};
+
+__global__ void __launch_bounds__(kThreads)
+    write_kernel(const __grid_constant__ WrittenBytes bytes, uint4* target, uint32_t count) {
+  let_next_begin();
+  wait_for_previous();
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) target[i] = bytes.values[i];
 }
 
 // A thread moves one column down all rows, so that no thread reads what another has overwritten;
@@ -73,23 +107,32 @@ __global__ void __launch_bounds__(kThreads) keep_rows_kernel(const KeepRows work
 
 }  // namespace
 
-Status launch_append(const AppendItem& item, uint64_t* first_bad, cudaStream_t stream) {
-  append_kernel<<<dim3(blocks_for(item.value_count), 2), kThreads, 0, stream>>>(
-      item, reinterpret_cast<unsigned long long*>(first_bad));
-  return launch_status("append_kernel");
+Status launch_append(const AppendItem& item, LateSlot* slot, uint32_t* found, cudaStream_t stream) {
+  return launch_overlapped("append_kernel", append_kernel, dim3(blocks_for(item.value_count), 2),
+                           kThreads, stream, item, slot, found);
 }
 
 Status launch_to_float(ElementType element, const void* source, float* target, size_t count,
                        cudaStream_t stream) {
-  to_float_kernel<<<blocks_for(count), kThreads, 0, stream>>>(element, source, target, count);
-  return launch_status("to_float_kernel");
+  return launch_overlapped("to_float_kernel", to_float_kernel, blocks_for(count), kThreads, stream,
+                           element, source, target, count);
 }
 
 Status launch_from_float(ElementType element, const float* source, void* target, size_t count,
                          cudaStream_t stream) {
-  from_float_kernel<<<blocks_for(count), kThreads, 0, stream>>>(
-      codec_of(element), source, static_cast<uint16_t*>(target), count);
-  return launch_status("from_float_kernel");
+  return launch_overlapped("from_float_kernel", from_float_kernel, blocks_for(count), kThreads,
+                           stream, codec_of(element), source, static_cast<uint16_t*>(target),
+                           count);
+}
+
+Status launch_write(std::byte* target, const std::byte* source, size_t byte_count,
+                    cudaStream_t stream) {
+  VKV_CHECK(byte_count <= kWrittenBytesMax && byte_count % sizeof(uint4) == 0);
+  WrittenBytes bytes;
+  std::memcpy(bytes.values, source, byte_count);
+  return launch_overlapped("write_kernel", write_kernel, dim3(1), kThreads, stream, bytes,
+                           reinterpret_cast<uint4*>(target),
+                           static_cast<uint32_t>(byte_count / sizeof(uint4)));
 }
 
 Status launch_keep_rows(const KeepRows& work, cudaStream_t stream) {

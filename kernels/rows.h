@@ -12,10 +12,25 @@
 
 namespace vkv {
 
-inline constexpr uint64_t kNoBadValue = UINT64_MAX;
+// What went wrong with one call, found by the device. All bytes 0xff: nothing.
+struct LateSlot {
+  static constexpr uint64_t kOfV = uint64_t{1} << 63;
 
-// first_bad: [2], of K and of V: lowered to the index of the first value that is not finite.
-Status launch_append(const AppendItem& item, uint64_t* first_bad, cudaStream_t stream);
+  uint64_t place;         // of the first value that is not finite: its index, kOfV in V
+  uint64_t encode_error;  // as kernels/encode.h has it
+  uint32_t lock;          // 0: somebody writes place and value
+  float value;
+  bool has_bad_value() const { return place != UINT64_MAX; }
+};
+
+// Where a value is not finite, notes the first of them in slot, K before V, and sets *found, which
+// the host reads.
+Status launch_append(const AppendItem& item, LateSlot* slot, uint32_t* found, cudaStream_t stream);
+
+// Host bytes to the device as arguments of a kernel, which is quicker than a copy. Multiples of 16.
+inline constexpr size_t kWrittenBytesMax = 2048;
+Status launch_write(std::byte* target, const std::byte* source, size_t byte_count,
+                    cudaStream_t stream);
 
 Status launch_to_float(ElementType element, const void* source, float* target, size_t count,
                        cudaStream_t stream);

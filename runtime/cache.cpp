@@ -12,6 +12,7 @@
 
 #include "runtime/attention.h"
 #include "runtime/base/stopwatch.h"
+#include "runtime/late_failures.h"
 #include "runtime/open_options.h"
 #include "runtime/open_tiers.h"
 #include "runtime/promotion.h"
@@ -60,6 +61,7 @@ class CacheImpl final : public Cache {
   Status truncate(SequenceId sequence, int token_count_dropped) override;
   Status append(int layer, const AppendRequest& request) override;
   Status attend(int layer, std::span<const AttendRequest> requests) override;
+  Status settle() override;
   Result<SequenceStats> sequence_stats(SequenceId sequence) const override;
   CacheStats stats() const override;
 
@@ -81,6 +83,9 @@ class CacheImpl final : public Cache {
            sequence.roles.size() * sizeof(Role);
   }
   Result<SequenceState*> find(SequenceId id) const;
+  // The same, of a sequence that is known to have no wrong values.
+  Result<SequenceState*> usable(SequenceId id);
+  Status take_late_errors();  // waits for what was appended
   Result<SequenceId> add(std::unique_ptr<SequenceState> sequence);
   Status check_append(int layer, const AppendRequest& request, const SequenceState& sequence) const;
   Status check_attend(int layer, std::span<const AttendRequest> requests) const;
@@ -91,6 +96,7 @@ class CacheImpl final : public Cache {
   Status measure(int layer, std::span<const AttentionTask> tasks);
   Status seal(int layer, std::span<const AttendRequest> requests,
               std::span<const AttentionTask> tasks);
+  Result<uint64_t> seal_one(SequenceState& sequence, SequenceId id, const SealRequest& request);
 
   const CacheOptions options_;
   mutable std::mutex mutex_;  // guards all below; members are destroyed users first
@@ -106,6 +112,7 @@ class CacheImpl final : public Cache {
   std::map<SequenceId, std::unique_ptr<SequenceState>> sequences_;
   uint64_t next_id_ = 1;
   CacheStats counters_;
+  LateFailures failures_;
 };
 
 Result<SequenceState*> CacheImpl::find(SequenceId id) const {
@@ -114,6 +121,29 @@ Result<SequenceState*> CacheImpl::find(SequenceId id) const {
     return Status(Code::kNotFound, "there is no sequence " + std::to_string(number(id)) + "; " +
                                        std::to_string(sequences_.size()) + " exist");
   return it->second.get();
+}
+
+Result<SequenceState*> CacheImpl::usable(SequenceId id) {
+  if (tiers_.backend->knows_late_errors()) VKV_TRY(take_late_errors());
+  VKV_TRY_ASSIGN(sequence, find(id));
+  if (sequence->failure.ok()) return sequence;
+  failures_.reported(id);
+  return sequence->failure;
+}
+
+Status CacheImpl::take_late_errors() {
+  VKV_TRY_ASSIGN(errors, tiers_.backend->late_errors());
+  for (const LateError& error : errors) {
+    const Result<SequenceState*> found = find(error.label.sequence);
+    failures_.add(error, options_, found.ok() ? found.value() : nullptr);
+  }
+  return {};
+}
+
+Status CacheImpl::settle() {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(take_late_errors());
+  return failures_.report_all();
 }
 
 Result<SequenceId> CacheImpl::add(std::unique_ptr<SequenceState> sequence) {
@@ -134,7 +164,10 @@ Result<SequenceId> CacheImpl::create_sequence() {
 
 Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
   const std::lock_guard lock(mutex_);
-  VKV_TRY_ASSIGN(parent, find(parent_id));
+  // What is appended but not looked at yet would be the child's too.
+  VKV_TRY(take_late_errors());
+  VKV_TRY_ASSIGN(parent, usable(parent_id));
+  VKV_TRY(tiers_.backend->join_all());
   auto child = std::make_unique<SequenceState>();
   child->roles = parent->roles;
   for (size_t layer = 0; layer < parent->layers.size(); ++layer) {
@@ -168,7 +201,8 @@ Status CacheImpl::erase(SequenceId id) {
 
 Status CacheImpl::truncate(SequenceId id, int dropped) {
   const std::lock_guard lock(mutex_);
-  VKV_TRY_ASSIGN(sequence, find(id));
+  VKV_TRY(take_late_errors());
+  VKV_TRY_ASSIGN(sequence, usable(id));
   const size_t token_count = sequence->roles.size();
   if (dropped < 0 || static_cast<size_t>(dropped) > token_count)
     return {Code::kInvalidArgument, "cannot drop " + std::to_string(dropped) +
@@ -234,11 +268,14 @@ Status CacheImpl::check_append(int layer, const AppendRequest& request,
 
 Status CacheImpl::append(int layer, const AppendRequest& request) {
   const std::lock_guard lock(mutex_);
-  VKV_TRY_ASSIGN(sequence, find(request.sequence));
+  VKV_TRY_ASSIGN(sequence, usable(request.sequence));
   VKV_TRY(check_append(layer, request, *sequence));
   const uint64_t role_bytes = layer == 0 ? request.roles.size() * sizeof(Role) : 0;
   VKV_TRY(dram_.charge(role_bytes, "roles of tokens"));
   LayerState& state = sequence->layers[static_cast<size_t>(layer)];
+  VKV_TRY(tiers_.backend->join(state.sealing));
+  tiers_.backend->label_calls(
+      {.sequence = request.sequence, .layer = layer, .first_position = state.token_count});
   const Status appended = state.open.append(placement_, options_.element, request.k, request.v,
                                             request.token_count, state.token_count);
   if (!appended.ok()) {
@@ -324,7 +361,11 @@ Status CacheImpl::store_out(const AttendRequest& request, const AttentionTask& t
 
 Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   const std::lock_guard lock(mutex_);
+  for (const AttendRequest& request : requests) VKV_TRY(usable(request.sequence).status());
   VKV_TRY(check_attend(layer, requests));
+  for (const AttendRequest& request : requests)
+    VKV_TRY(tiers_.backend->join(
+        sequences_.at(request.sequence)->layers[static_cast<size_t>(layer)].sealing));
   VKV_TRY_ASSIGN(tasks, make_tasks(requests));
 
   const Stopwatch attending;
@@ -378,14 +419,14 @@ Status CacheImpl::seal(int layer, std::span<const AttendRequest> requests,
                        std::span<const AttentionTask> tasks) {
   const bool samples = !promoter_->keeps(layer) && meter_.samples(counters_.attend_count, layer);
   for (size_t i = 0; i < tasks.size(); ++i) {
-    Result<uint64_t> sealed =
-        sealer_->seal(*sequences_.at(requests[i].sequence), {.layer = layer,
-                                                             .ends_window = requests[i].ends_window,
-                                                             .q_len = tasks[i].q_len,
-                                                             .q = tasks[i].q,
-                                                             .lse = tasks[i].lse,
-                                                             .out = tasks[i].out,
-                                                             .meter = samples ? &meter_ : nullptr});
+    Result<uint64_t> sealed = seal_one(*sequences_.at(requests[i].sequence), requests[i].sequence,
+                                       {.layer = layer,
+                                        .ends_window = requests[i].ends_window,
+                                        .q_len = tasks[i].q_len,
+                                        .q = tasks[i].q,
+                                        .lse = tasks[i].lse,
+                                        .out = tasks[i].out,
+                                        .meter = samples ? &meter_ : nullptr});
     if (!sealed.ok())
       return {sealed.status().code(), "sequence " + std::to_string(number(requests[i].sequence)) +
                                           ", layer " + std::to_string(layer) + ": " +
@@ -393,6 +434,20 @@ Status CacheImpl::seal(int layer, std::span<const AttendRequest> requests,
     counters_.sealed_token_count += sealed.value();
   }
   return {};
+}
+
+// Beside the work that comes next, where the engine can: that meets it again at the next step.
+Result<uint64_t> CacheImpl::seal_one(SequenceState& sequence, SequenceId id,
+                                     const SealRequest& request) {
+  const uint64_t demoted_before = placement_.demoted_bytes();
+  tiers_.backend->label_calls({.sequence = id, .layer = request.layer});
+  tiers_.backend->begin_aside();
+  Result<uint64_t> sealed = sealer_->seal(sequence, request);
+  VKV_TRY_ASSIGN(stretch, tiers_.backend->end_aside());
+  if (stretch > 0) sequence.layers[static_cast<size_t>(request.layer)].sealing = stretch;
+  // What was moved out of HBM belongs to any layer.
+  if (placement_.demoted_bytes() != demoted_before) VKV_TRY(tiers_.backend->join(stretch));
+  return sealed;
 }
 
 Result<SequenceStats> CacheImpl::sequence_stats(SequenceId id) const {

@@ -10,6 +10,17 @@
 
 namespace vkv {
 
+std::string words_of(const BadValue& bad, const KvShape& shape, Codec codec,
+                     uint32_t first_position) {
+  const size_t head_dim = static_cast<size_t>(shape.head_dim);
+  const size_t row_values = static_cast<size_t>(shape.kv_heads) * head_dim;
+  return std::string(bad.of_v ? "v" : "k") + " of token " +
+         std::to_string(first_position + bad.index / row_values) + ", KV head " +
+         std::to_string(bad.index % row_values / head_dim) + ", channel " +
+         std::to_string(bad.index % head_dim) + " is " + std::to_string(bad.value) +
+         "; it must be finite in " + std::string(name(codec));
+}
+
 uint16_t* OpenBlock::k(const MemoryBuffer& buffer) const {
   return reinterpret_cast<uint16_t*>(buffer.data());
 }
@@ -35,15 +46,7 @@ Status OpenBlock::append(Placement& placement, ElementType element, const void* 
                                        .v = v_source,
                                        .k_target = k(buffer_) + rows() * row_values(),
                                        .v_target = v(buffer_) + rows() * row_values()}));
-  if (bad) {
-    const size_t head_dim = static_cast<size_t>(shape_.head_dim);
-    return {Code::kInvalidArgument,
-            std::string(bad->of_v ? "v" : "k") + " of token " +
-                std::to_string(first_position + bad->index / row_values()) + ", KV head " +
-                std::to_string(bad->index % row_values() / head_dim) + ", channel " +
-                std::to_string(bad->index % head_dim) + " is " + std::to_string(bad->value) +
-                "; it must be finite in " + std::string(name(codec_))};
-  }
+  if (bad) return {Code::kInvalidArgument, words_of(*bad, shape_, codec_, first_position)};
   for (int i = 0; i < count; ++i) positions_.push_back(first_position + static_cast<uint32_t>(i));
   classes_.resize(positions_.size(), TokenClass::kUndecided);
   return {};

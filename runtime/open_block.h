@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/base/backend.h"
@@ -14,6 +15,11 @@
 namespace vkv {
 
 class Placement;
+
+// "k of token 5, KV head 1, channel 6 is inf; it must be finite in f16". first_position: of the
+// append's first token.
+std::string words_of(const BadValue& bad, const KvShape& shape, Codec codec,
+                     uint32_t first_position);
 
 // Rows in the order of the sequence: sinks and leftovers of classes first, the newest tokens last.
 // K and V lie in one buffer of the engine's memory, positions and classes on the host.
@@ -37,8 +43,8 @@ class OpenBlock {
   std::span<TokenClass> classes() { return classes_; }
 
   // Converts and adds the newest tokens. k, v: [count, kv_heads, head_dim] of `element`.
-  // Errors: kInvalidArgument naming the value that is not finite or overflows, kOutOfMemory;
-  // nothing is added then.
+  // Errors: kInvalidArgument naming the value that is not finite or overflows, unless the engine
+  // finds it late, kOutOfMemory; nothing is added then.
   Status append(Placement& placement, ElementType element, const void* k, const void* v, int count,
                 uint32_t first_position);
 

@@ -15,6 +15,8 @@ bool Placement::LeastValueFirst::operator()(const Extent* a, const Extent* b) co
 }
 
 Result<MemoryBuffer> Placement::allocate(uint64_t byte_count, std::string_view purpose) {
+  // What is free now, sealing may have used until a moment ago.
+  VKV_TRY(backend_.join_all());
   Result<MemoryBuffer> buffer = pool_.allocate(byte_count, purpose);
   while (!buffer.ok() && buffer.status().code() == Code::kOutOfMemory && can_demote()) {
     VKV_TRY(demote(byte_count));

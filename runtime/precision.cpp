@@ -139,6 +139,17 @@ uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
   return allowed > 0 ? static_cast<uint64_t>(allowed) : 0;
 }
 
+bool needs_saliency(const PrecisionPolicy& policy, const ClassifyRequest& request,
+                    PrecisionCounts counts) {
+  if (!uses_saliency(policy, request.layer) || request.all_visual_low) return false;
+  const uint64_t visual_before = counts.visual;
+  for (size_t i = 0; i < request.roles.size(); ++i) {
+    const bool visual = request.roles[i] == Role::kVisual && !request.is_sink[i];
+    ++(visual ? counts.visual : counts.other);
+  }
+  return counts.visual > visual_before && visual_high_room(policy, request.token_count, counts) > 0;
+}
+
 std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRequest& request,
                                  PrecisionCounts& counts) {
   const bool two_classes = has_classes(precision_of_layer(policy, request.layer));
@@ -171,6 +182,10 @@ std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRe
   for (size_t i = 0; i < high_count; ++i) classes[visual[i]] = TokenClass::kHigh;
   counts.visual_high += high_count;
   return classes;
+}
+
+bool tells_far_keys(const PrecisionPolicy& policy, size_t token_count) {
+  return policy.sink_sigmas > 0 && token_count >= kTokensToKnowUsual;
 }
 
 void mark_far_keys(std::span<const float> squared_distances, int kv_heads, double sigmas,

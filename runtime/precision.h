@@ -45,6 +45,11 @@ struct ClassifyRequest {
 uint64_t visual_high_room(const PrecisionPolicy& policy, uint64_t token_count,
                           const PrecisionCounts& counts);
 
+// Whether classify() will look at the request's saliency, which need not be there yet: in most
+// decode steps the budget of high tokens is spent.
+bool needs_saliency(const PrecisionPolicy& policy, const ClassifyRequest& request,
+                    PrecisionCounts counts);
+
 // Decides every token of the request and adds them to `counts`. Of equally salient visual tokens
 // the earlier wins.
 std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRequest& request,
@@ -52,7 +57,9 @@ std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRe
 
 // Marks keys that lie far from the mean of their KV head: ||k - mean|| > sigmas * root mean square
 // of that distance over the tokens, in any KV head. distances: [token_count, kv_heads], squared.
-// Needs 64 tokens to know what is usual; at most 1 % of the tokens, the farthest ones.
+// Needs 64 tokens to know what is usual; at most 1 % of the tokens, the farthest ones. Does nothing
+// where tells_far_keys() is false.
+bool tells_far_keys(const PrecisionPolicy& policy, size_t token_count);
 void mark_far_keys(std::span<const float> squared_distances, int kv_heads, double sigmas,
                    std::span<uint8_t> is_sink);
 

@@ -128,14 +128,12 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
   std::vector<uint32_t> rows;
   std::vector<Role> roles;
   std::vector<uint8_t> is_sink;
-  bool any_visual = false;
   for (uint32_t i = 0; i < state.open.classes().size(); ++i) {
     const uint32_t position = state.open.positions()[i];
     if (state.open.classes()[i] != TokenClass::kUndecided || position >= recent_begin) continue;
     rows.push_back(i);
     roles.push_back(sequence.roles[position]);
     is_sink.push_back(position < static_cast<uint32_t>(policy.sink_tokens) ? 1 : 0);
-    any_visual |= roles.back() == Role::kVisual;
   }
   if (rows.empty()) return {};
 
@@ -146,14 +144,18 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
   const LayerPrecision own = precision_of_layer(policy, request.layer);
   const bool encodes = !is_16_bit(own.low.k) || !is_16_bit(own.high.k);
   if (encodes && !state.mean) VKV_TRY(fix_mean(state, rows));
-  if (encodes) {
+  if (encodes && tells_far_keys(policy, rows.size())) {
     std::vector<float> distances(rows.size() * static_cast<size_t>(options_.shape.kv_heads));
     VKV_TRY(backend_.squared_distances(options_.shape, open, rows, state.mean_values(), distances));
     mark_far_keys(distances, options_.shape.kv_heads, policy.sink_sigmas, is_sink);
   }
-  const bool by_promotion = promoter_.keeps(request.layer);
-  std::vector<float> saliency;
-  if (uses_saliency(policy, request.layer) && any_visual && !by_promotion) {
+  ClassifyRequest deciding{.layer = request.layer,
+                           .token_count = state.token_count,
+                           .roles = roles,
+                           .is_sink = is_sink,
+                           .all_visual_low = promoter_.keeps(request.layer)};
+  std::vector<float> saliency(rows.size(), 0.0f);
+  if (needs_saliency(policy, deciding, state.counts)) {
     const int queries = std::min(request.q_len, kSaliencyQueries);
     const size_t skipped = static_cast<size_t>(request.q_len - queries);
     const size_t q_heads = static_cast<size_t>(options_.shape.q_heads);
@@ -167,20 +169,12 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
          .k_mean = mean_of_attend,
          .open = open,
          .score = scores.data()}));
-    for (uint32_t row : rows) saliency.push_back(scores[row]);
-  } else {
-    saliency.resize(rows.size(), 0.0f);
+    for (size_t i = 0; i < rows.size(); ++i) saliency[i] = scores[rows[i]];
   }
+  deciding.saliency = saliency;
 
   // 3. Decide.
-  const std::vector<TokenClass> classes = classify(policy,
-                                                   {.layer = request.layer,
-                                                    .token_count = state.token_count,
-                                                    .roles = roles,
-                                                    .is_sink = is_sink,
-                                                    .saliency = saliency,
-                                                    .all_visual_low = by_promotion},
-                                                   state.counts);
+  const std::vector<TokenClass> classes = classify(policy, deciding, state.counts);
   for (size_t i = 0; i < rows.size(); ++i) state.open.classes()[rows[i]] = classes[i];
   return {};
 }

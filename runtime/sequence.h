@@ -10,6 +10,7 @@
 #include "runtime/extent.h"
 #include "runtime/open_block.h"
 #include "runtime/precision.h"
+#include "vkv/status.h"
 #include "vkv/types.h"
 
 namespace vkv {
@@ -25,6 +26,7 @@ struct LayerState {
   std::shared_ptr<const ChargedBytes> mean;  // float [kv_heads, head_dim], fixed at the first seal
   PrecisionCounts counts;
   uint32_t token_count = 0;
+  uint64_t sealing = 0;  // Backend::join() of it before an engine touches the layer
 
   const float* mean_values() const {
     return mean ? reinterpret_cast<const float*>(mean->data()) : nullptr;
@@ -32,6 +34,7 @@ struct LayerState {
 };
 
 struct SequenceState {
+  Status failure;           // found late, when it already had what is wrong; only erase() is left
   std::vector<Role> roles;  // of every token
   std::vector<LayerState> layers;
 };

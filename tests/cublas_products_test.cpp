@@ -50,7 +50,7 @@ TYPED_TEST(cublas_products, equal_those_in_double_precision) {
        {ProductCase{1, 64, 48}, ProductCase{1, 512, 256}, ProductCase{2, 96, 64},
         ProductCase{7, 48, 588}, ProductCase{33, 72, 80}, ProductCase{300, 144, 128},
         ProductCase{257, 384, 768}, ProductCase{1025, 24, 64}, ProductCase{5, 64, 48, 8},
-        ProductCase{3, 96, 64, 2}})
+        ProductCase{3, 96, 64, 2}, ProductCase{4, 50, 2056}, ProductCase{1, 9, 18944}})
     for (const bool with_bias : {false, true})
       for (const bool add : {false, true}) {
         if (add && !std::is_same_v<Out, float>) continue;

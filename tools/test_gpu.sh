@@ -6,12 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
   cat <<'HELP'
-Usage: tools/test_gpu.sh [--tests] [--sanitize] [--bench] [CMAKE_FLAG...]
+Usage: tools/test_gpu.sh [--tests] [--answers] [--sanitize] [--bench] [CMAKE_FLAG...]
 
-Builds with CUDA (preset cuda) and runs what is named; without a name, all three:
+Builds with CUDA (preset cuda) and runs what is named; without a name, all four:
   --tests      ctest -L gpu
+  --answers    TinyVLM's evaluation set through vkv run, on the CPU and on the GPU
   --sanitize   compute-sanitizer: memcheck and racecheck, on the tests' small sizes
-  --bench      vkv bench attend and encode: against the memory's speed, measured in the same run
+  --bench      vkv bench attend, decode and encode: against the memory's speed, measured in the same
+               run
 
 Other flags go to cmake: -DCMAKE_PREFIX_PATH=DIR, -DCMAKE_CUDA_ARCHITECTURES=90.
 HELP
@@ -33,13 +35,33 @@ sanitize() {
   done
 }
 
+# Right answers on both, and how many questions get another answer: bf16 may turn a close one.
+answers() {
+  local vkv=build/cuda/tools/vkv/vkv device preset
+  mkdir -p build/evaluation
+  for preset in exact balanced visual1; do
+    for device in cpu cuda; do
+      "$vkv" run --model tools/tinyvlm/model --jobs tools/tinyvlm/eval/jobs.jsonl \
+        --preset "$preset" --recent-tokens 32 --device "$device" --restart --json --quiet \
+        --out "build/evaluation/$preset-$device.jsonl" > "build/evaluation/$preset-$device.json"
+      printf '%s on %s: %s right; ' "$preset" "$device" \
+        "$(jq -r '"\(.accuracy.correct) of \(.accuracy.total)"' \
+          "build/evaluation/$preset-$device.json")"
+    done
+    echo "$(diff <(texts "$preset-cpu") <(texts "$preset-cuda") | grep -c '^<') differ"
+  done
+}
+
+texts() { jq -c '[.id, .question, .text]' "build/evaluation/$1.jsonl" | sort; }
+
 bench() {
-  local vkv=build/cuda/tools/vkv/vkv batch
+  local vkv=build/cuda/tools/vkv/vkv batch preset
   for batch in 1 8; do
     "$vkv" bench attend --batch "$batch"
     "$vkv" bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch "$batch"
   done
   "$vkv" bench attend --tier dram --codecs bf16,i4,i1
+  for preset in exact balanced; do "$vkv" bench decode --preset "$preset" --steps 200; done
   "$vkv" bench encode --device cuda --blocks 1024
 }
 
@@ -48,11 +70,11 @@ main() {
   for part in "$@"; do
     case $part in
       --help | -h) usage && return ;;
-      --tests | --sanitize | --bench) parts+=("${part#--}") ;;
+      --tests | --answers | --sanitize | --bench) parts+=("${part#--}") ;;
       *) flags+=("$part") ;;
     esac
   done
-  [ ${#parts[@]} -gt 0 ] || parts=(tests sanitize bench)
+  [ ${#parts[@]} -gt 0 ] || parts=(tests answers sanitize bench)
 
   cmake --preset cuda "${flags[@]}" > /dev/null
   cmake --build --preset cuda --parallel "$(nproc)"

@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "runtime/base/block_format.h"
 #include "vkv/status.h"
@@ -125,6 +126,20 @@ struct BadValue {
   float value = 0;
 };
 
+// Whose values a call brings: what an error that is found late is about.
+struct CallLabel {
+  SequenceId sequence{};
+  int layer = 0;
+  uint32_t first_position = 0;  // of an append
+};
+
+// What an engine found out after the call had returned.
+struct LateError {
+  CallLabel label;
+  std::optional<BadValue> bad;  // of an append; else
+  Status encoding;              // what encode() or encode_headers() would have said
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -173,6 +188,23 @@ class Backend {
 
   // Row kept[i] moves to row i, in place. kept: ascending.
   virtual Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) = 0;
+
+  // An engine that works on a caller's stream may return from append(), encode() and
+  // encode_headers() before it knows whether their values will do. It keeps what it finds under the
+  // label that was set last, and what comes of such values must not be shown to anybody before
+  // late_errors() was asked. Of encode() it is asked soon enough when the records were attended to.
+  virtual void label_calls(const CallLabel&) {}
+  virtual bool knows_late_errors() const { return false; }  // of some already, without waiting
+  virtual Result<std::vector<LateError>> late_errors() { return std::vector<LateError>(); }
+
+  // What is queued between these may run beside what is queued behind end_aside(), except attend,
+  // append and conversions, which stand where they stood. Until join() of the number returned, or
+  // of a later one, nothing else may touch what it reads or writes, nor memory that was freed in
+  // between. 0 is joined at any time.
+  virtual void begin_aside() {}
+  virtual Result<uint64_t> end_aside() { return uint64_t{0}; }
+  virtual Status join(uint64_t) { return {}; }
+  virtual Status join_all() { return {}; }
 
   virtual Status copy(void* target, const void* source, size_t byte_count) = 0;
   virtual Status zero(std::span<std::byte> bytes) = 0;

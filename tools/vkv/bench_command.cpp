@@ -23,6 +23,8 @@ Examples:
   vkv bench attend               decoding with Qwen2.5-VL-7B's heads over 128K tokens, on a GPU
   vkv bench attend --q-heads 32 --kv-heads 32 --tokens 32768 --batch 8 --codecs i8,i4/i2
   vkv bench attend --tokens 32768 --q-len 2048 --torch python3
+  vkv bench decode               a step of Qwen2.5-7B with 32K tokens in its cache, on a GPU
+  vkv bench decode --model llava-1.5-7b --tokens 8192 --preset exact
   vkv bench cpu                  the same by the CPU, from DRAM)";
 
 constexpr const char* kEncodeAbout = R"(
@@ -47,6 +49,40 @@ With more than 16 queries (a chunk of a prompt, which sees itself causally)
   TFLOP/s  of the two products, counting only what queries see
 With --torch, what PyTorch takes for the same lengths at bf16, by its fastest way, and
   torch    its time over ours: above 1, we are faster)";
+
+constexpr const char* kDecodeAbout = R"(
+A decoder with random weights of a model's shapes, and a cache filled with random K and V, decodes
+one token a step, all in GPU memory:
+  weights, K and V  bytes that a step has to read; of K and V all that is stored, tables included
+  bound             these bytes at the speed of a kernel that only reads, measured in the same run
+  step              median, from the call until the logits are in host memory
+  attention         append and attend in all layers, by CUDA events
+  products          with weights, one behind another without what stands between; the rest is that
+Kernels between attentions run as CUDA graphs; the last line is without.)";
+
+void add_decode(CLI::App& command, BenchDecodeArguments& a) {
+  CLI::App* decode = command.add_subcommand("decode", "A decode step of a whole model");
+  decode->footer(kDecodeAbout);
+  decode->add_option("--model", a.model, "Shapes of: " + decode_shape_names())
+      ->capture_default_str();
+  decode->add_option("--device", a.device, "What decodes")
+      ->check(CLI::IsMember({"cuda"}))
+      ->capture_default_str();
+  const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
+    decode->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
+  };
+  number("--tokens", a.tokens, 256, 1 << 24, "Tokens in the cache");
+  number("--text-tokens", a.text_tokens, 0, 1 << 24, "Of them, text; the rest is visual");
+  number("--steps", a.steps, 1, 1 << 20, "Steps; the median counts");
+  number("--recent-tokens", a.recent_tokens, 16, 4096, "Newest tokens kept at 16 bit");
+  CLI::Option* preset = decode->add_option("--preset", a.preset, "Precision preset")
+                            ->type_name("NAME")
+                            ->capture_default_str();
+  decode->add_option("--policy", a.policy, "Precision by codecs (i4/i2) or from a file")
+      ->type_name("FILE")
+      ->excludes(preset);
+  decode->add_flag("--json", a.json, "Print as JSON");
+}
 
 constexpr const char* kCpuAbout = R"(
 Attention on the CPU over what a cache has encoded into DRAM, and for each pair of codecs
@@ -105,6 +141,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
   command.footer(kAbout);
 
   add_attend(command, arguments.attend);
+  add_decode(command, arguments.decode);
   add_cpu(command, arguments.cpu);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
   encode->footer(kEncodeAbout);
@@ -132,6 +169,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
 int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   Status status;
   if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
+  if (command.got_subcommand("decode")) status = bench_decode(arguments.decode);
   if (command.got_subcommand("cpu")) status = bench_cpu(arguments.cpu);
   if (command.got_subcommand("encode"))
     status = arguments.encode.device == "cuda" ? bench_encode_gpu(arguments.encode)

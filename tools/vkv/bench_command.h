@@ -4,6 +4,7 @@
 
 #include "tools/vkv/bench_attend.h"
 #include "tools/vkv/bench_cpu.h"
+#include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
 
 namespace CLI {
@@ -14,6 +15,7 @@ namespace vkv {
 
 struct BenchArguments {
   BenchAttendArguments attend;
+  BenchDecodeArguments decode;
   BenchCpuArguments cpu;
   BenchEncodeArguments encode;
 };

@@ -68,14 +68,22 @@ class Cache {
   virtual Status truncate(SequenceId sequence, int token_count_dropped) = 0;
 
   // Errors: kNotFound, kInvalidArgument (layers out of step, roles of another length, values that
-  // are not finite or overflow 16 bit), kOutOfMemory naming the tier and the need. A failed append
-  // changes nothing.
+  // are not finite or overflow 16 bit; found late with options.stream: see settle()), kOutOfMemory
+  // naming the tier and the need. A failed append changes nothing.
   virtual Status append(int layer, const AppendRequest& request) = 0;
 
   // Attention of several sequences in one call; a sequence may stand in it once. Seals and places
   // blocks afterwards. Errors: kNotFound, kInvalidArgument, kOutOfMemory (the blocks made do not
   // fit), kIo and kDataLoss naming the sequence: `out` then has no meaning.
   virtual Status attend(int layer, std::span<const AttendRequest> requests) = 0;
+
+  // For callers with options.stream, before they use what came of their calls: whether K and V that
+  // were appended were all right. On such a stream calls return before the device has looked at
+  // values, so what append would refuse (a value that is not finite or overflows 16 bit) or a seal
+  // (a range that fp16 scales cannot hold) is found late: then this, or any call with the sequence,
+  // says so once, in the same words with sequence and layer in front, and the sequence can only be
+  // erased. Waits for the stream. Otherwise, and on the CPU, calls say it themselves: does nothing.
+  virtual Status settle() { return {}; }
 
   virtual Result<SequenceStats> sequence_stats(SequenceId sequence) const = 0;
   virtual CacheStats stats() const = 0;

@@ -110,8 +110,9 @@ struct CacheOptions {
   Device device = Device::kCpu;
   int device_index = 0;  // CUDA's, among the visible devices
   // A cudaStream_t of that device. What is queued on it before a call is seen by the call, what is
-  // queued after it sees its results. nullptr: the cache has a stream of its own; what is passed
-  // must be ready then, and results are when a call returns.
+  // queued after it sees its results; call Cache::settle() before you use them. nullptr: the cache
+  // has a stream of its own; what is passed must be ready then, and results are when a call
+  // returns.
   void* stream = nullptr;
 
   PrecisionPolicy precision;

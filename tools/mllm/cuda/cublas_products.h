@@ -1,4 +1,4 @@
-// cublas_products.h: y = x W^T + b on the GPU, by cuBLASLt.
+// cublas_products.h: y = x W^T + b on the GPU, by cuBLASLt, and of few rows by few_rows.h.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "kernels/cuda_handles.h"
+#include "tools/mllm/cuda/few_rows.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -41,6 +42,17 @@ class CublasProducts {
   template <class In, class Out>
   Status run(const Product<In, Out>& product) {
     VKV_CHECK(!product.add || (std::is_same_v<Out, float>));
+    if constexpr (std::is_same_v<In, __nv_bfloat16>)
+      if (is_few(product.rows, product.inputs, product.x, product.weight))
+        return launch_few_rows<In, Out>({.x = product.x,
+                                         .weight = product.weight,
+                                         .bias = product.bias,
+                                         .y = product.y,
+                                         .rows = static_cast<int>(product.rows),
+                                         .outputs = product.outputs,
+                                         .inputs = product.inputs,
+                                         .add = product.add},
+                                        stream_);
     return execute({.x = product.x,
                     .weight = product.weight,
                     .bias = product.bias,
@@ -52,6 +64,14 @@ class CublasProducts {
                     .in_type = data_type<In>(),
                     .out_type = data_type<Out>()});
   }
+
+  // Whether few_rows.h takes a product with weights of bf16.
+  bool is_few(int64_t rows, int inputs, const void* x, const void* weight) const {
+    const auto address = reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(weight);
+    return rows >= 1 && rows <= few_rows_max_ && inputs % 8 == 0 && address % 16 == 0;
+  }
+  // Rows from which on cuBLASLt computes, for measuring: 0 makes it compute all.
+  void set_few_rows_max(int64_t rows) { few_rows_max_ = rows; }
 
  private:
   struct DestroyHandle {
@@ -99,6 +119,7 @@ class CublasProducts {
   Handle handle_;
   CudaArray<std::byte> workspace_;
   cudaStream_t stream_;
+  int64_t few_rows_max_ = kFewRows;
   std::map<Key, cublasLtMatmulAlgo_t> chosen_;
 };
 

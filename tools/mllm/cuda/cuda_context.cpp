@@ -36,7 +36,8 @@ Status check_device(int device_index) {
 Result<std::unique_ptr<CudaContext>> CudaContext::make(int device_index) {
   VKV_TRY(check_device(device_index));
   VKV_TRY(cuda_status(cudaSetDevice(device_index), "cudaSetDevice"));
-  VKV_TRY_ASSIGN(stream, make_stream());
+  // A step of the model goes before what a cache does beside it.
+  VKV_TRY_ASSIGN(stream, make_stream(StreamPriority::kUrgent));
   VKV_TRY_ASSIGN(products, CublasProducts::make(stream.get()));
   return std::unique_ptr<CudaContext>(
       new CudaContext(device_index, std::move(stream), std::move(products)));

@@ -3,7 +3,9 @@
 #include "tools/mllm/cuda/cuda_decoder.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/trace_range.h"
 #include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
 
@@ -87,9 +89,50 @@ Result<CudaDecoder<T>> CudaDecoder<T>::load(const TextConfig& text, int32_t imag
 }
 
 template <class T>
+Result<CudaDecoder<T>> CudaDecoder<T>::random(const TextConfig& text, CudaContext* context,
+                                              CudaWeights& device_weights) {
+  CudaDecoder decoder(text, /*image_token=*/-1, context);
+  const auto hidden = static_cast<size_t>(text.hidden);
+  const size_t table = static_cast<size_t>(text.vocabulary) * hidden;
+  const auto norm = [&]() -> Result<CudaArray<float>> {
+    VKV_TRY_ASSIGN(array, device_weights.make<float>(hidden));
+    VKV_TRY(device_weights.randomise(array, 0.0f, 1.0f));
+    return Result<CudaArray<float>>(std::move(array));
+  };
+  VKV_TRY_ASSIGN(embedding, device_weights.make<T>(table));
+  VKV_TRY(device_weights.randomise(embedding, 1.0f));
+  decoder.embedding_ = std::move(embedding);
+  if (!text.tied_embeddings) {
+    VKV_TRY_ASSIGN(head, device_weights.make<T>(table));
+    VKV_TRY(device_weights.randomise(head, 1.0f / std::sqrt(static_cast<float>(hidden))));
+    decoder.head_ = std::move(head);
+  }
+  VKV_TRY_ASSIGN(final_norm, norm());
+  decoder.final_norm_ = std::move(final_norm);
+  VKV_TRY(decoder.load_frequency(device_weights));
+  const int q_width = text.q_heads * text.head_dim, kv_width = text.kv_heads * text.head_dim;
+  using Out = CudaLinear<T, float>;
+  using Wide = CudaLinear<T, T>;
+  for (int index = 0; index < text.layers; ++index) {
+    VKV_TRY_ASSIGN(attention_norm, norm());
+    VKV_TRY_ASSIGN(mlp_norm, norm());
+    VKV_TRY_ASSIGN(qkv,
+                   Out::random(q_width + 2 * kv_width, text.hidden, text.qkv_bias, device_weights));
+    VKV_TRY_ASSIGN(o, Out::random(text.hidden, q_width, false, device_weights));
+    VKV_TRY_ASSIGN(gate_up,
+                   Wide::random(2 * text.intermediate, text.hidden, false, device_weights));
+    VKV_TRY_ASSIGN(down, Out::random(text.hidden, text.intermediate, false, device_weights));
+    decoder.layers_.push_back({std::move(attention_norm), std::move(mlp_norm), std::move(qkv),
+                               std::move(o), std::move(gate_up), std::move(down)});
+  }
+  return Result<CudaDecoder>(std::move(decoder));
+}
+
+template <class T>
 Status CudaDecoder<T>::reserve_buffers(int64_t token_count) {
   const int64_t tokens = (token_count + kTokenStep - 1) / kTokenStep * kTokenStep;
   const int64_t chunk = std::min(tokens, kChunkRows);
+  if (static_cast<int64_t>(buffers_.inputs.size()) < 2 * tokens) step_graphs_.clear();
   VKV_TRY(reserve(buffers_.pinned_inputs, 2 * tokens, CudaMemory::kPinned));
   VKV_TRY(reserve(buffers_.inputs, 2 * tokens));
   VKV_TRY(reserve(buffers_.x, tokens * text_.hidden));
@@ -97,10 +140,20 @@ Status CudaDecoder<T>::reserve_buffers(int64_t token_count) {
   VKV_TRY(reserve(buffers_.k, tokens * kv_width()));
   VKV_TRY(reserve(buffers_.v, tokens * kv_width()));
   VKV_TRY(reserve(buffers_.attended, tokens * q_width()));
+  if (kNarrow) VKV_TRY(reserve(buffers_.narrow, chunk * q_width()));
   VKV_TRY(reserve(buffers_.normed, chunk * text_.hidden));
   VKV_TRY(reserve(buffers_.qkv, chunk * (q_width() + 2 * kv_width())));
   VKV_TRY(reserve(buffers_.gate_up, chunk * 2 * text_.intermediate));
   return reserve(buffers_.gated, chunk * text_.intermediate);
+}
+
+// Graphs know where logits go.
+template <class T>
+Status CudaDecoder<T>::reserve_logits(int64_t rows) {
+  if (static_cast<int64_t>(buffers_.logits.size()) >= rows * text_.vocabulary) return {};
+  step_graphs_.clear();
+  VKV_TRY(reserve(buffers_.pinned_logits, rows * text_.vocabulary, CudaMemory::kPinned));
+  return reserve(buffers_.logits, rows * text_.vocabulary);
 }
 
 // Token ids and positions go up in one copy; visual rows, run by run, to where they belong.
@@ -152,17 +205,17 @@ Status CudaDecoder<T>::project_qkv(const Layer& layer, int64_t token_count, cons
   return for_chunks(0, token_count, watch, [&](int64_t first, int64_t rows) -> Status {
     VKV_TRY(normalise(layer.attention_norm, buffers_.x.data() + first * text_.hidden, rows));
     VKV_TRY(layer.qkv.run(buffers_.normed.data(), rows, buffers_.qkv.data(), context_->products()));
-    return launch_rotate<T>({.qkv = buffers_.qkv.data(),
-                             .positions = buffers_.inputs.data() + token_count + first,
-                             .frequency = frequency_.data(),
-                             .q = buffers_.q.data() + first * q_width(),
-                             .k = buffers_.k.data() + first * kv_width(),
-                             .v = buffers_.v.data() + first * kv_width(),
-                             .rows = rows,
-                             .q_heads = text_.q_heads,
-                             .kv_heads = text_.kv_heads,
-                             .head_dim = text_.head_dim},
-                            context_->stream());
+    return launch_rotate<float>({.qkv = buffers_.qkv.data(),
+                                 .positions = buffers_.inputs.data() + token_count + first,
+                                 .frequency = frequency_.data(),
+                                 .q = buffers_.q.data() + first * q_width(),
+                                 .k = buffers_.k.data() + first * kv_width(),
+                                 .v = buffers_.v.data() + first * kv_width(),
+                                 .rows = rows,
+                                 .q_heads = text_.q_heads,
+                                 .kv_heads = text_.kv_heads,
+                                 .head_dim = text_.head_dim},
+                                context_->stream());
   });
 }
 
@@ -188,39 +241,69 @@ Status CudaDecoder<T>::attend(Cache& cache, int layer, const ForwardRequest& req
 template <class T>
 Status CudaDecoder<T>::finish_layer(const Layer& layer, int64_t first, int64_t token_count,
                                     const Watch& watch) {
-  CublasProducts& products = context_->products();
   return for_chunks(first, token_count, watch, [&](int64_t begin, int64_t rows) -> Status {
     float* const x = buffers_.x.data() + begin * text_.hidden;
-    VKV_TRY(layer.o.run_add(buffers_.attended.data() + begin * q_width(), rows, x, products));
+    VKV_TRY(project_out(layer, buffers_.attended.data() + begin * q_width(), x, rows));
     VKV_TRY(normalise(layer.mlp_norm, x, rows));
-    VKV_TRY(layer.gate_up.run(buffers_.normed.data(), rows, buffers_.gate_up.data(), products));
-    VKV_TRY(launch_gate<T>({.gate_up = buffers_.gate_up.data(),
-                            .y = buffers_.gated.data(),
-                            .rows = rows,
-                            .columns = text_.intermediate},
-                           context_->stream()));
-    return layer.down.run_add(buffers_.gated.data(), rows, x, products);
+    VKV_TRY(gate(layer, rows));
+    return layer.down.run_add(buffers_.gated.data(), rows, x, context_->products());
   });
+}
+
+template <class T>
+Status CudaDecoder<T>::project_out(const Layer& layer, const float* attended, float* x,
+                                   int64_t rows) {
+  CublasProducts& products = context_->products();
+  if constexpr (!kNarrow) {
+    return layer.o.run_add(attended, rows, x, products);
+  } else {
+    if (layer.o.is_few(rows, products))
+      return layer.o.run_few_add(attended, rows, x, context_->stream());
+    VKV_TRY(launch_convert<T>(
+        {.source = attended, .target = buffers_.narrow.data(), .count = rows * q_width()},
+        context_->stream()));
+    return layer.o.run_add(buffers_.narrow.data(), rows, x, products);
+  }
+}
+
+// Of the normalised rows.
+template <class T>
+Status CudaDecoder<T>::gate(const Layer& layer, int64_t rows) {
+  CublasProducts& products = context_->products();
+  T* const normed = buffers_.normed.data();
+  T* const gated = buffers_.gated.data();
+  const cudaStream_t stream = context_->stream();
+  if constexpr (kNarrow)
+    if (layer.gate_up.is_few(rows, products))
+      return layer.gate_up.run_gate(normed, rows, gated, stream);
+  VKV_TRY(layer.gate_up.run(normed, rows, buffers_.gate_up.data(), products));
+  return launch_gate<T>(
+      {.gate_up = buffers_.gate_up.data(), .y = gated, .rows = rows, .columns = text_.intermediate},
+      stream);
+}
+
+template <class T>
+Status CudaDecoder<T>::head(int64_t first, int64_t rows) {
+  VKV_TRY(normalise(final_norm_, buffers_.x.data() + first * text_.hidden, rows));
+  return context_->products().run(
+      Product<T, float>{.x = buffers_.normed.data(),
+                        .weight = (head_.size() > 0 ? head_ : embedding_).data(),
+                        .y = buffers_.logits.data(),
+                        .rows = rows,
+                        .outputs = text_.vocabulary,
+                        .inputs = text_.hidden});
 }
 
 template <class T>
 Result<std::vector<float>> CudaDecoder<T>::logits(int64_t first, int64_t row_count) {
   const int64_t vocabulary = text_.vocabulary;
   const int64_t held_rows = std::min(row_count, kLogitRows);
-  VKV_TRY(reserve(buffers_.pinned_logits, held_rows * vocabulary, CudaMemory::kPinned));
-  VKV_TRY(reserve(buffers_.logits, held_rows * vocabulary));
+  VKV_TRY(reserve_logits(held_rows));
   std::vector<float> result;
   result.reserve(static_cast<size_t>(row_count * vocabulary));
   for (int64_t done = 0; done < row_count; done += held_rows) {
     const int64_t rows = std::min(held_rows, row_count - done);
-    VKV_TRY(normalise(final_norm_, buffers_.x.data() + (first + done) * text_.hidden, rows));
-    VKV_TRY(context_->products().run(
-        Product<T, float>{.x = buffers_.normed.data(),
-                          .weight = (head_.size() > 0 ? head_ : embedding_).data(),
-                          .y = buffers_.logits.data(),
-                          .rows = rows,
-                          .outputs = text_.vocabulary,
-                          .inputs = text_.hidden}));
+    VKV_TRY(head(first + done, rows));
     const auto values = static_cast<size_t>(rows * vocabulary);
     float* const host = buffers_.pinned_logits.data();
     VKV_TRY(copy_async(host, buffers_.logits.data(), values, context_->stream()));
@@ -233,6 +316,7 @@ Result<std::vector<float>> CudaDecoder<T>::logits(int64_t first, int64_t row_cou
 template <class T>
 Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardRequest& request,
                                                const Watch& watch) {
+  const TraceRange trace("prefill");
   const auto token_count = static_cast<int64_t>(request.tokens.size());
   const int64_t first_logit = token_count - request.logit_count;
   VKV_TRY(reserve_buffers(token_count));
@@ -254,8 +338,10 @@ Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardReques
 template <class T>
 Result<std::vector<float>> CudaDecoder<T>::forward(Cache& cache, const ForwardRequest& request,
                                                    const Watch& watch) {
-  auto result = run(cache, request, watch);
+  auto result = is_step(request) ? run_step(cache, request, watch) : run(cache, request, watch);
   const Status finished = synchronize(context_->stream());
+  // What the cache found late comes before what it led to.
+  VKV_TRY(cache.settle());
   VKV_TRY(result.status());
   VKV_TRY(finished);
   return result;

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <map>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "tools/mllm/cuda/cuda_context.h"
@@ -15,8 +17,13 @@
 
 namespace vkv {
 
-// What Decoder does on the CPU, step for step. T is float or __nv_bfloat16: the type of weights, of
-// what goes into products, and of K, V and queries. Not thread-safe.
+// What Decoder does on the CPU, step for step. T is float or __nv_bfloat16: the type of weights and
+// of what goes into products of many rows. K, V, queries and what attention returns are fp32, as
+// the cache computes with them: a step then has nothing to convert. Not thread-safe.
+//
+// A step of a few tokens is a chain of pieces between the attentions: what ends one layer and
+// begins the next. Each is captured as a CUDA graph at the second step of so many tokens and
+// replayed from then on; token ids and positions lie in GPU memory, so that a graph stays as it is.
 template <class T>
 class CudaDecoder {
  public:
@@ -25,13 +32,29 @@ class CudaDecoder {
                                   const Weights& weights, CudaContext* context,
                                   CudaWeights& device_weights);
 
+  // Random weights of the same shapes, made on the GPU; for measuring. Errors: kOutOfMemory, kCuda.
+  static Result<CudaDecoder> random(const TextConfig& text, CudaContext* context,
+                                    CudaWeights& device_weights);
+
   // As Model::forward, of a valid request. Progress counts tokens x layers. When it returns, also
   // with an error, nothing that it queued is left. Takes GPU memory only for more tokens than ever
   // before.
   Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
                                      const Watch& watch);
 
+  // For measuring and tests. Weights that a step of one token reads: all, but of the embedding one
+  // row.
+  uint64_t step_weight_bytes() const;
+  // Queues the products of a step of one token, alone.
+  Status queue_products();
+  // Where set, each step records kTime events on the stream: before and after each attention.
+  void set_marks(std::vector<CudaEvent>* marks) { marks_ = marks; }
+  void set_graphs(bool use) { use_graphs_ = use; }
+  uint64_t graph_launch_count() const { return graph_launch_count_; }
+
  private:
+  static constexpr bool kNarrow = std::is_same_v<T, __nv_bfloat16>;
+
   struct Layer {
     CudaArray<float> attention_norm, mlp_norm;  // [hidden]
     CudaLinear<T, float> qkv, o;
@@ -43,12 +66,19 @@ class CudaDecoder {
   struct Buffers {
     CudaArray<int32_t> pinned_inputs, inputs;  // [2, tokens]: token ids, positions
     CudaArray<float> x;                        // [tokens, hidden], the residual stream
-    CudaArray<T> q, k, v;                      // [tokens, heads, head_dim] of one layer
-    CudaArray<T> attended;                     // [tokens, q_heads, head_dim]
+    CudaArray<float> q, k, v;                  // [tokens, heads, head_dim] of one layer
+    CudaArray<float> attended;                 // [tokens, q_heads, head_dim]
+    CudaArray<T> narrow;                       // [chunk, q_heads, head_dim]: of attended
     CudaArray<T> normed;                       // [chunk, hidden]
     CudaArray<float> qkv;                      // [chunk, q_heads + 2 kv_heads, head_dim]
     CudaArray<T> gate_up, gated;               // [chunk, 2, intermediate], [chunk, intermediate]
     CudaArray<float> pinned_logits, logits;    // [rows, vocabulary]
+  };
+
+  // Pieces of steps of one number of tokens: [layers + 1], empty until captured.
+  struct StepGraphs {
+    bool ran = false;  // once without: kernels are loaded, and buffers have their size
+    std::vector<CudaGraphExec> pieces;
   };
 
   CudaDecoder(const TextConfig& text, int32_t image_token, CudaContext* context)
@@ -64,8 +94,21 @@ class CudaDecoder {
   Status attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first);
   Status finish_layer(const Layer& layer, int64_t first, int64_t token_count, const Watch& watch);
   Status normalise(const CudaArray<float>& weight, const float* x, int64_t rows);
+  Status project_out(const Layer& layer, const float* attended, float* x, int64_t rows);
+  Status gate(const Layer& layer, int64_t rows);
   Result<std::vector<float>> logits(int64_t first, int64_t row_count);
+  Status head(int64_t first, int64_t rows);
+  Status reserve_logits(int64_t rows);
   Result<std::vector<float>> run(Cache& cache, const ForwardRequest& request, const Watch& watch);
+
+  // Steps (cuda_step.cpp).
+  bool is_step(const ForwardRequest& request) const;
+  Result<std::vector<float>> run_step(Cache& cache, const ForwardRequest& request,
+                                      const Watch& watch);
+  Status run_piece(StepGraphs& graphs, size_t index, const ForwardRequest& request);
+  // What stands before the attention of layer `index`, or behind that of the last.
+  Status queue_piece(size_t index, const ForwardRequest& request);
+  Status mark();
 
   int64_t q_width() const { return int64_t{text_.q_heads} * text_.head_dim; }
   int64_t kv_width() const { return int64_t{text_.kv_heads} * text_.head_dim; }
@@ -79,6 +122,10 @@ class CudaDecoder {
   CudaArray<float> frequency_;   // [head_dim / 2], of RoPE
   std::vector<Layer> layers_;
   Buffers buffers_;
+  std::map<int64_t, StepGraphs> step_graphs_;  // by tokens; none survives a buffer that moves
+  bool use_graphs_ = true;
+  uint64_t graph_launch_count_ = 0;
+  std::vector<CudaEvent>* marks_ = nullptr;
 };
 
 }  // namespace vkv

@@ -32,9 +32,7 @@ class CudaModel : public ModelBackend {
     return synchronize(context_->stream());
   }
 
-  ElementType element() const override {
-    return std::is_same_v<T, float> ? ElementType::kF32 : ElementType::kBf16;
-  }
+  ElementType element() const override { return ElementType::kF32; }  // whatever T is
   void* cuda_stream() const override { return context_->stream(); }
   uint64_t weight_bytes() const override { return weight_bytes_; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda_handles.h"
+#include "kernels/overlapped_launch.cuh"
 #include "tools/mllm/cuda/cuda_ops.h"
 #include "tools/mllm/cuda/cuda_values.cuh"
 
@@ -10,7 +11,7 @@ namespace vkv {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kHalfHeadMax = 128;
+constexpr int kRotateThreads = 64;
 
 // Blocks of loops over `count` values: enough to fill any GPU, and the loop takes the rest.
 unsigned blocks_for(int64_t count) {
@@ -23,9 +24,11 @@ __device__ int64_t value_step() { return int64_t{gridDim.x} * blockDim.x; }
 
 template <class T>
 __global__ void rms_norm_kernel(const RmsNormParams<T> params) {
+  let_next_begin();
   const float* const x = params.x + int64_t{blockIdx.x} * params.columns;
   T* const y = params.y + int64_t{blockIdx.x} * params.columns;
   float squares = 0;
+  wait_for_previous();
   for (int i = threadIdx.x; i < params.columns; i += blockDim.x) squares += x[i] * x[i];
   const float mean = block_sum(squares) / static_cast<float>(params.columns);
   const float scale = 1.0f / sqrtf(mean + params.epsilon);
@@ -49,32 +52,31 @@ __global__ void layer_norm_kernel(const LayerNormParams<T> params) {
     store((x[i] - mean) * scale * params.weight[i] + params.bias[i], y + i);
 }
 
+// blockIdx.y: the head, of q, then k, then v.
 template <class T>
 __global__ void rotate_kernel(const RotateParams<T> params) {
-  __shared__ float cosine[kHalfHeadMax], sine[kHalfHeadMax];
+  let_next_begin();
   const int64_t row = blockIdx.x;
-  const int half = params.head_dim / 2;
-  const int q_width = params.q_heads * params.head_dim,
-            kv_width = params.kv_heads * params.head_dim;
-  for (int i = threadIdx.x; i < half; i += blockDim.x)
-    sincosf(static_cast<float>(params.positions[row]) * params.frequency[i], &sine[i], &cosine[i]);
-  __syncthreads();
-
-  const float* const source = params.qkv + row * (q_width + 2 * kv_width);
-  T* const q = params.q + row * q_width;
-  T* const k = params.k + row * kv_width;
-  T* const v = params.v + row * kv_width;
-  for (int pair = threadIdx.x; pair < (q_width + kv_width) / 2; pair += blockDim.x) {
-    const int head = pair / half, i = pair % half;
-    const float* const low = source + head * params.head_dim + i;
-    const float a = low[0], b = low[half];
-    T* const target = head < params.q_heads ? q + head * params.head_dim + i
-                                            : k + (head - params.q_heads) * params.head_dim + i;
-    store(a * cosine[i] - b * sine[i], target);
-    store(b * cosine[i] + a * sine[i], target + half);
+  const int head = blockIdx.y, half = params.head_dim / 2;
+  const int heads = params.q_heads + 2 * params.kv_heads;
+  const int k_head = head - params.q_heads, v_head = k_head - params.kv_heads;
+  T* const target = v_head >= 0   ? params.v + (row * params.kv_heads + v_head) * params.head_dim
+                    : k_head >= 0 ? params.k + (row * params.kv_heads + k_head) * params.head_dim
+                                  : params.q + (row * params.q_heads + head) * params.head_dim;
+  const float* const source = params.qkv + (row * heads + head) * params.head_dim;
+  wait_for_previous();
+  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+    const float a = source[i], b = source[i + half];
+    if (v_head >= 0) {
+      store(a, target + i);
+      store(b, target + i + half);
+      continue;
+    }
+    float sine, cosine;
+    sincosf(static_cast<float>(params.positions[row]) * params.frequency[i], &sine, &cosine);
+    store(a * cosine - b * sine, target + i);
+    store(b * cosine + a * sine, target + i + half);
   }
-  for (int i = threadIdx.x; i < kv_width; i += blockDim.x)
-    store(source[q_width + kv_width + i], v + i);
 }
 
 template <class T>
@@ -162,6 +164,18 @@ __global__ void convert_kernel(const ConvertParams<T> params) {
     store(params.source[i], params.target + i);
 }
 
+template <class T>
+__global__ void random_kernel(const RandomParams<T> params) {
+  for (int64_t i = first_value(); i < params.count; i += value_step()) {
+    uint64_t bits = ((params.seed << 40) + static_cast<uint64_t>(i)) *
+                    0x9e3779b97f4a7c15u;  // Steele 2014, "SplitMix"
+    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
+    const float unit = static_cast<float>(bits >> 40) * 0x1p-23f - 1.0f;
+    store(params.offset + params.width * unit, params.values + i);
+  }
+}
+
 // One block a row.
 template <class Params>
 Status launch_rows(const char* name, void (*kernel)(Params), const Params& params, int64_t rows,
@@ -184,7 +198,11 @@ Status launch_values(const char* name, void (*kernel)(Params), const Params& par
 
 template <class T>
 Status launch_rms_norm(const RmsNormParams<T>& params, cudaStream_t stream) {
-  return launch_rows("rms_norm_kernel", rms_norm_kernel<T>, params, params.rows, stream);
+  if (params.rows == 0) return {};
+  // Of few rows each has a multiprocessor to itself.
+  const unsigned threads = params.rows <= 16 ? 4 * kThreads : kThreads;
+  return launch_overlapped("rms_norm_kernel", rms_norm_kernel<T>,
+                           dim3(static_cast<unsigned>(params.rows)), threads, stream, params);
 }
 
 template <class T>
@@ -194,8 +212,11 @@ Status launch_layer_norm(const LayerNormParams<T>& params, cudaStream_t stream) 
 
 template <class T>
 Status launch_rotate(const RotateParams<T>& params, cudaStream_t stream) {
-  VKV_CHECK(params.head_dim % 2 == 0 && params.head_dim <= 2 * kHalfHeadMax);
-  return launch_rows("rotate_kernel", rotate_kernel<T>, params, params.rows, stream);
+  VKV_CHECK(params.head_dim % 2 == 0 && params.head_dim <= 256);
+  if (params.rows == 0) return {};
+  const dim3 grid(static_cast<unsigned>(params.rows),
+                  static_cast<unsigned>(params.q_heads + 2 * params.kv_heads));
+  return launch_overlapped("rotate_kernel", rotate_kernel<T>, grid, kRotateThreads, stream, params);
 }
 
 template <class T>
@@ -242,6 +263,11 @@ Status launch_convert(const ConvertParams<T>& params, cudaStream_t stream) {
   return launch_values("convert_kernel", convert_kernel<T>, params, params.count, stream);
 }
 
+template <class T>
+Status launch_random(const RandomParams<T>& params, cudaStream_t stream) {
+  return launch_values("random_kernel", random_kernel<T>, params, params.count, stream);
+}
+
 using Bf16 = __nv_bfloat16;
 template Status launch_rms_norm(const RmsNormParams<float>&, cudaStream_t);
 template Status launch_rms_norm(const RmsNormParams<Bf16>&, cudaStream_t);
@@ -261,5 +287,7 @@ template Status launch_keep(const KeepParams<float>&, cudaStream_t);
 template Status launch_keep(const KeepParams<Bf16>&, cudaStream_t);
 template Status launch_convert(const ConvertParams<float>&, cudaStream_t);
 template Status launch_convert(const ConvertParams<Bf16>&, cudaStream_t);
+template Status launch_random(const RandomParams<float>&, cudaStream_t);
+template Status launch_random(const RandomParams<Bf16>&, cudaStream_t);
 
 }  // namespace vkv

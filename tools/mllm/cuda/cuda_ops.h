@@ -131,6 +131,18 @@ struct KeepParams {
 template <class T>
 Status launch_keep(const KeepParams<T>& params, cudaStream_t stream);
 
+// offset + width * u, u uniform between -1 and 1 and a function of seed and place.
+template <class T>
+struct RandomParams {
+  T* values = nullptr;  // [count]
+  int64_t count = 0;
+  uint64_t seed = 0;
+  float width = 1.0f;
+  float offset = 0.0f;
+};
+template <class T>
+Status launch_random(const RandomParams<T>& params, cudaStream_t stream);
+
 // fp32 values as T.
 template <class T>
 struct ConvertParams {

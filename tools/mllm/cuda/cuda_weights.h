@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -55,6 +56,17 @@ class CudaWeights {
     return CudaArray<T>::make(count);
   }
 
+  // Uniform between -width and width, the same in every run; `offset` is added.
+  template <class T>
+  Status randomise(const CudaArray<T>& array, float width, float offset = 0.0f) {
+    return launch_random<T>({.values = array.data(),
+                             .count = static_cast<int64_t>(array.size()),
+                             .seed = next_seed_++,
+                             .width = width,
+                             .offset = offset},
+                            stream_);
+  }
+
   // One tensor. Errors: also those of Weights::floats.
   template <class T>
   Result<CudaArray<T>> load(const WeightLoader& loader, const std::string& name,
@@ -69,11 +81,14 @@ class CudaWeights {
   cudaStream_t stream_;
   CudaArray<float> staging_;  // fp32 on its way to bf16
   uint64_t bytes_ = 0;
+  uint64_t next_seed_ = 1;
 };
 
 // y = x W^T + b. In and Out as in Product; activations are the caller's matter.
 template <class In, class Out>
 class CudaLinear {
+  static constexpr bool kNarrow = std::is_same_v<In, __nv_bfloat16>;
+
  public:
   // Layers of the same inputs as one: their outputs stand side by side. All have a bias, or none.
   // Errors: those of Weights::floats and CudaWeights::make.
@@ -104,6 +119,43 @@ class CudaLinear {
     VKV_TRY(weights.copy(values.weight, linear.weight_.data()));
     if (!values.bias.empty()) VKV_TRY(weights.copy(values.bias, linear.bias_.data()));
     return Result<CudaLinear>(std::move(linear));
+  }
+
+  // Zeros for biases, and values such that products keep the size of x; for measuring.
+  static Result<CudaLinear> random(int outputs, int inputs, bool has_bias, CudaWeights& weights) {
+    VKV_TRY_ASSIGN(linear, make(outputs, inputs, has_bias, weights));
+    VKV_TRY(weights.randomise(linear.weight_, std::sqrt(3.0f / static_cast<float>(inputs))));
+    if (has_bias) VKV_TRY(weights.randomise(linear.bias_, 0.0f));
+    return Result<CudaLinear>(std::move(linear));
+  }
+
+  uint64_t byte_count() const { return weight_.size() * sizeof(In) + bias_.size() * sizeof(Out); }
+
+  // Whether few_rows.h takes so many rows, in aligned memory; then run_few() adds the product of
+  // rows of fp32, and run_gate() has two layers side by side, G and U: silu(x G^T) * (x U^T).
+  bool is_few(int64_t rows, const CublasProducts& products) const {
+    return kNarrow && products.is_few(rows, inputs_, nullptr, weight_.data());
+  }
+  Status run_few_add(const float* x, int64_t rows, Out* y, cudaStream_t stream) const
+      requires(kNarrow) {
+    return launch_few_rows<float, Out>({.x = x,
+                                        .weight = weight_.data(),
+                                        .bias = bias_.data(),
+                                        .y = y,
+                                        .rows = static_cast<int>(rows),
+                                        .outputs = outputs_,
+                                        .inputs = inputs_,
+                                        .add = true},
+                                       stream);
+  }
+  Status run_gate(const In* x, int64_t rows, In* y, cudaStream_t stream) const requires(kNarrow) {
+    return launch_few_rows_gate({.x = x,
+                                 .weight = weight_.data(),
+                                 .y = y,
+                                 .rows = static_cast<int>(rows),
+                                 .outputs = outputs_ / 2,
+                                 .inputs = inputs_},
+                                stream);
   }
 
   // Queue the product of x [rows, inputs]. y is [rows, outputs]; run_add adds to it, in fp32.

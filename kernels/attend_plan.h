@@ -1,0 +1,34 @@
+// attend_plan.h: how the work of an attention call is cut, on the host.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels/attend_work.h"
+#include "runtime/base/backend.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// What a call will do.
+struct AttendPlan {
+  std::vector<AttendSource> sources;  // their `blocks` are set where the tables are uploaded
+  std::vector<AttendTask> tasks;
+  std::vector<MergeTask> merges;
+  std::vector<BlockView> blocks;
+  std::vector<size_t> first_block;  // of each source
+  int channels = 0;
+  int rows = 0;  // of a slot
+  int slot_count = 0;
+};
+
+// Cuts the items into tasks for a device that runs `resident` thread blocks at once. Depends on the
+// items' shapes and lengths alone, never on where their bytes lie. Errors: kInvalidArgument for
+// items of different shapes, kUnsupported for a head_dim without kernels.
+Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, int rows);
+
+// Rows of a slot: 4 where no KV head has more query rows than that, else 8.
+int slot_rows(std::span<const AttendItem> items);
+
+}  // namespace vkv

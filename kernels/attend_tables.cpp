@@ -1,0 +1,127 @@
+// attend_tables.cpp: places of layers, and what of them has to be written.
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attend_tables.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "kernels/rows.h"
+
+namespace vkv {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kRingBytes = size_t{4} << 20;
+
+template <class T>
+void put(std::vector<std::byte>& bytes, size_t at, const std::vector<T>& values) {
+  if (!values.empty()) std::memcpy(bytes.data() + at, values.data(), values.size() * sizeof(T));
+}
+
+// The bytes between members too, or equal tables would differ.
+void put_blocks(std::vector<std::byte>& bytes, const std::vector<BlockView>& blocks) {
+  constexpr size_t kGap = offsetof(BlockView, v_per_token) + sizeof(BlockView::v_per_token);
+  put(bytes, 0, blocks);
+  for (size_t i = 0; i < blocks.size(); ++i)
+    std::memset(bytes.data() + i * sizeof(BlockView) + kGap, 0,
+                offsetof(BlockView, token_count) - kGap);
+}
+
+// What tells the layers of all sequences apart.
+const void* layer_of(const AttendPlan& plan) {
+  const AttendSource& first = plan.sources.front();
+  if (first.open_k != nullptr) return first.open_k;
+  return plan.blocks.empty() ? nullptr : plan.blocks.front().payload;
+}
+
+}  // namespace
+
+Result<AttendTables> AttendTables::make(size_t byte_count) {
+  AttendTables tables;
+  tables.grows_ = byte_count == 0;
+  VKV_TRY_ASSIGN(memory, CudaArray<std::byte>::make(byte_count));
+  tables.memory_ = std::move(memory);
+  VKV_TRY_ASSIGN(ring, PinnedRing::make(kRingBytes));
+  tables.ring_ = std::move(ring);
+  return Result<AttendTables>(std::move(tables));
+}
+
+AttendTables::Layout AttendTables::layout_of(const AttendPlan& plan) {
+  Layout layout;
+  const auto behind = [](size_t begin, size_t byte_count) {
+    return round_up_bytes(begin + byte_count, kAlignment);
+  };
+  layout.tasks = behind(0, plan.blocks.size() * sizeof(BlockView));
+  layout.merges = behind(layout.tasks, plan.tasks.size() * sizeof(AttendTask));
+  layout.sources = behind(layout.merges, plan.merges.size() * sizeof(MergeTask));
+  layout.end = behind(layout.sources, plan.sources.size() * sizeof(AttendSource));
+  return layout;
+}
+
+Result<AttendTables::Place*> AttendTables::place_for(const void* layer, size_t byte_count) {
+  const auto found = places_.find(layer);
+  if (found != places_.end() && byte_count <= found->second.byte_count) return &found->second;
+
+  // Some room to grow into; where all is taken, begin anew: what reads it was queued before.
+  const size_t roomy = round_up_bytes(byte_count + byte_count / 4, kAlignment);
+  if (used_bytes_ + roomy > memory_.size()) {
+    places_.clear();
+    used_bytes_ = 0;
+  }
+  if (grows_ && roomy > memory_.size()) {
+    memory_ = CudaArray<std::byte>();
+    VKV_TRY_ASSIGN(memory, CudaArray<std::byte>::make(2 * roomy));
+    memory_ = std::move(memory);
+  }
+  const size_t taken = std::min(roomy, memory_.size() - used_bytes_);
+  if (byte_count > taken)
+    return Status(Code::kOutOfMemory, "hbm tier: the tables of an attend need " +
+                                          std::to_string(byte_count) + " bytes; there are " +
+                                          std::to_string(memory_.size()));
+  Place& place = places_[layer];
+  place = {.begin = std::exchange(used_bytes_, used_bytes_ + taken), .byte_count = taken};
+  return &place;
+}
+
+Status AttendTables::write(const Place& place, size_t begin, size_t end, cudaStream_t stream) {
+  std::byte* const target = memory_.data() + place.begin + begin;
+  written_bytes_ += end - begin;
+  if (end - begin <= kWrittenBytesMax)
+    return launch_write(target, next_.data() + begin, end - begin, stream);
+  return ring_.copy(target, next_.data() + begin, end - begin, stream);
+}
+
+Result<AttendLaunch> AttendTables::upload(AttendPlan& plan, cudaStream_t stream) {
+  const Layout layout = layout_of(plan);
+  VKV_TRY_ASSIGN(place, place_for(layer_of(plan), layout.end));
+  const std::byte* const base = memory_.data() + place->begin;
+  for (size_t i = 0; i < plan.sources.size(); ++i)
+    plan.sources[i].blocks = reinterpret_cast<const BlockView*>(base) + plan.first_block[i];
+  next_.assign(layout.end, std::byte{0});
+  put_blocks(next_, plan.blocks);
+  put(next_, layout.tasks, plan.tasks);
+  put(next_, layout.merges, plan.merges);
+  put(next_, layout.sources, plan.sources);
+
+  // Parts may have moved within the place: then their bytes differ too.
+  const std::vector<std::byte>& before = place->written;
+  const size_t common = std::min(before.size(), next_.size());
+  const auto first =
+      std::mismatch(next_.begin(), next_.begin() + static_cast<ptrdiff_t>(common), before.begin());
+  const auto same = static_cast<size_t>(first.first - next_.begin());
+  if (same < next_.size())
+    VKV_TRY(write(*place, same / kAlignment * kAlignment, next_.size(), stream));
+  place->written.swap(next_);
+
+  return AttendLaunch{.sources = reinterpret_cast<const AttendSource*>(base + layout.sources),
+                      .tasks = reinterpret_cast<const AttendTask*>(base + layout.tasks),
+                      .task_count = static_cast<int>(plan.tasks.size()),
+                      .merges = reinterpret_cast<const MergeTask*>(base + layout.merges),
+                      .merge_count = static_cast<int>(plan.merges.size()),
+                      .rows = plan.rows};
+}
+
+}  // namespace vkv

@@ -1,0 +1,62 @@
+// gpu_memory.h: memory of one GPU, or pinned for it, for the pools of a cache.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda_handles.h"
+#include "runtime/base/memory_source.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// Makes a device current, and the one before at the end.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) {
+    status_ = cuda_status(cudaGetDevice(&before_), "cudaGetDevice");
+    if (status_.ok() && before_ != device)
+      status_ = cuda_status(cudaSetDevice(device), "cudaSetDevice");
+  }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+  ~DeviceScope() { (void)cudaSetDevice(before_); }
+
+  const Status& status() const { return status_; }
+
+ private:
+  int before_ = 0;
+  Status status_;
+};
+
+class GpuMemory final : public MemorySource {
+ public:
+  GpuMemory(int device, CudaMemory memory) : device_(device), memory_(memory) {}
+
+  Result<std::byte*> map(uint64_t byte_count) override {
+    const DeviceScope scope(device_);
+    VKV_TRY(scope.status());
+    VKV_TRY_ASSIGN(array, CudaArray<std::byte>::make(byte_count, memory_));
+    pieces_.push_back(std::move(array));
+    return pieces_.back().data();
+  }
+
+  void unmap(std::byte* data, uint64_t) override {
+    const DeviceScope scope(device_);
+    (void)cudaDeviceSynchronize();  // kernels may still use it
+    const auto piece = std::find_if(pieces_.begin(), pieces_.end(),
+                                    [&](const auto& array) { return array.data() == data; });
+    VKV_CHECK(piece != pieces_.end());
+    pieces_.erase(piece);
+  }
+
+ private:
+  const int device_;
+  const CudaMemory memory_;
+  std::vector<CudaArray<std::byte>> pieces_;
+};
+
+}  // namespace vkv

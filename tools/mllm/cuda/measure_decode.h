@@ -1,0 +1,45 @@
+// measure_decode.h: how long a decode step on the GPU takes, against the bytes it has to read.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "tools/mllm/model_config.h"
+#include "vkv/options.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+struct DecodeMeasurementOptions {
+  TextConfig text;       // weights are random, of bf16
+  int token_count = 0;   // in the cache before the first step
+  int visual_count = 0;  // of them, visual; in the middle
+  int step_count = 0;    // that are timed
+  CacheOptions cache;    // device cuda; shape, element, stream and HBM budget are filled in
+};
+
+// Seconds are medians over steps, of a step of one token.
+struct DecodeMeasurement {
+  uint64_t weight_bytes = 0;  // read by a step
+  uint64_t kv_bytes = 0;      // stored for the sequence, tables included
+  uint64_t hbm_bytes = 0;     // of the cache's budget, in use
+  double bits_per_value = 0;  // of K and V
+  double read_bytes_per_second = 0;
+  double seconds = 0;        // with the logits on the host
+  double seconds_max = 0;    // the slowest: with a block sealed in every layer, if there was one
+  double seconds_plain = 0;  // without CUDA graphs
+  double attention_seconds = 0;  // append and attend
+  double products_seconds = 0;   // with weights, alone, one behind another
+  double cublas_seconds = 0;     // the same by cuBLASLt
+
+  double bound_seconds() const {
+    return static_cast<double>(weight_bytes + kv_bytes) / read_bytes_per_second;
+  }
+};
+
+// Fills a cache with random K and V through Cache::append, in windows, and decodes.
+// Errors: kUnsupported in a build without CUDA or without a GPU; those of Cache::open and
+// CudaDecoder; kOutOfMemory, kCuda.
+Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options);
+
+}  // namespace vkv

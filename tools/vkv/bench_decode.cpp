@@ -1,0 +1,146 @@
+// bench_decode.cpp: prints what tools/mllm/cuda/measure_decode.h measured.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vkv/bench_decode.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "kernels/gpu_devices.h"
+#include "tools/mllm/cuda/measure_decode.h"
+#include "tools/vkv/policy_file.h"
+
+namespace vkv {
+namespace {
+
+struct NamedShape {
+  const char* name;
+  TextConfig text;
+};
+
+// From the config.json of each model.
+constexpr NamedShape kShapes[] = {
+    {"smollm2-135m",
+     {.vocabulary = 49152,
+      .hidden = 576,
+      .layers = 30,
+      .q_heads = 9,
+      .kv_heads = 3,
+      .head_dim = 64,
+      .intermediate = 1536,
+      .norm_epsilon = 1e-5f,
+      .rope_theta = 1e5,
+      .tied_embeddings = true}},
+    {"llava-1.5-7b",
+     {.vocabulary = 32064,
+      .hidden = 4096,
+      .layers = 32,
+      .q_heads = 32,
+      .kv_heads = 32,
+      .head_dim = 128,
+      .intermediate = 11008,
+      .norm_epsilon = 1e-5f,
+      .rope_theta = 1e4}},
+    {"qwen2.5-7b",
+     {.vocabulary = 152064,
+      .hidden = 3584,
+      .layers = 28,
+      .q_heads = 28,
+      .kv_heads = 4,
+      .head_dim = 128,
+      .intermediate = 18944,
+      .norm_epsilon = 1e-6f,
+      .rope_theta = 1e6,
+      .qkv_bias = true}},
+};
+
+void print(const BenchDecodeArguments& arguments, const std::string& device,
+           const DecodeMeasurement& measured) {
+  const auto ms = [](double seconds) { return seconds * 1e3; };
+  const auto gb = [](uint64_t bytes) { return static_cast<double>(bytes) * 1e-9; };
+  const double other = measured.seconds - measured.attention_seconds - measured.products_seconds;
+  const auto share = [&](double seconds) { return 100 * seconds / measured.seconds; };
+  fmt::print("device    {}\n", device);
+  fmt::print("model     {}, random weights of bf16\n", arguments.model);
+  fmt::print("cache     {} tokens, {} of them visual, {}: {:.2f} bits a value\n", arguments.tokens,
+             arguments.tokens - arguments.text_tokens,
+             arguments.policy.empty() ? arguments.preset : arguments.policy,
+             measured.bits_per_value);
+  fmt::print("read      {:.0f} GB/s (a kernel that only reads device memory)\n\n",
+             measured.read_bytes_per_second * 1e-9);
+  fmt::print("weights   {:8.3f} GB a step\n", gb(measured.weight_bytes));
+  fmt::print("K and V   {:8.3f} GB a step\n", gb(measured.kv_bytes));
+  fmt::print("bound     {:8.3f} ms  (these bytes at that speed)\n", ms(measured.bound_seconds()));
+  fmt::print("step      {:8.3f} ms  {:.3f} of the bound (median of {}; slowest {:.3f} ms)\n",
+             ms(measured.seconds), measured.seconds / measured.bound_seconds(), arguments.steps,
+             ms(measured.seconds_max));
+  fmt::print("  attention {:6.3f} ms  {:.1f} %\n", ms(measured.attention_seconds),
+             share(measured.attention_seconds));
+  fmt::print("  products  {:6.3f} ms  {:.1f} %, {:.1f} % of read; by cuBLASLt {:.3f} ms\n",
+             ms(measured.products_seconds), share(measured.products_seconds),
+             100 * static_cast<double>(measured.weight_bytes) / measured.products_seconds /
+                 measured.read_bytes_per_second,
+             ms(measured.cublas_seconds));
+  fmt::print("  rest      {:6.3f} ms  {:.1f} %\n", ms(other), share(other));
+  fmt::print("without CUDA graphs {:.3f} ms\n", ms(measured.seconds_plain));
+}
+
+}  // namespace
+
+std::string decode_shape_names() {
+  std::string names;
+  for (const NamedShape& shape : kShapes)
+    names += (names.empty() ? "" : ", ") + std::string(shape.name);
+  return names;
+}
+
+Status bench_decode(const BenchDecodeArguments& arguments) {
+  const auto* const shape =
+      std::find_if(std::begin(kShapes), std::end(kShapes),
+                   [&](const auto& one) { return arguments.model == one.name; });
+  if (shape == std::end(kShapes))
+    return {Code::kInvalidArgument, fmt::format("no shape is called \"{}\"; there are {}",
+                                                arguments.model, decode_shape_names())};
+  if (arguments.text_tokens > arguments.tokens)
+    return {Code::kInvalidArgument, fmt::format("--text-tokens is {}, more than --tokens, {}",
+                                                arguments.text_tokens, arguments.tokens)};
+  VKV_TRY_ASSIGN(policy, arguments.policy.empty() ? precision_preset(arguments.preset)
+                                                  : policy_from(arguments.policy));
+  VKV_TRY_ASSIGN(devices, list_gpu_devices());
+  if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
+  VKV_TRY_ASSIGN(measured, measure_decode({.text = shape->text,
+                                           .token_count = arguments.tokens,
+                                           .visual_count = arguments.tokens - arguments.text_tokens,
+                                           .step_count = arguments.steps,
+                                           .cache = {.device = Device::kCuda,
+                                                     .precision = policy,
+                                                     .recent_tokens = arguments.recent_tokens}}));
+  if (!arguments.json) {
+    print(arguments, devices.front().name, measured);
+    return {};
+  }
+  const nlohmann::json json = {{"device", devices.front().name},
+                               {"model", arguments.model},
+                               {"tokens", arguments.tokens},
+                               {"visual_tokens", arguments.tokens - arguments.text_tokens},
+                               {"precision", policy.name},
+                               {"bits_per_value", measured.bits_per_value},
+                               {"read_gb_s", measured.read_bytes_per_second * 1e-9},
+                               {"weight_bytes", measured.weight_bytes},
+                               {"kv_bytes", measured.kv_bytes},
+                               {"hbm_bytes_used", measured.hbm_bytes},
+                               {"bound_ms", measured.bound_seconds() * 1e3},
+                               {"step_ms", measured.seconds * 1e3},
+                               {"step_ms_max", measured.seconds_max * 1e3},
+                               {"of_bound", measured.seconds / measured.bound_seconds()},
+                               {"attention_ms", measured.attention_seconds * 1e3},
+                               {"products_ms", measured.products_seconds * 1e3},
+                               {"products_cublas_ms", measured.cublas_seconds * 1e3},
+                               {"step_without_graphs_ms", measured.seconds_plain * 1e3}};
+  fmt::print("{}\n", json.dump(1));
+  return {};
+}
+
+}  // namespace vkv
