@@ -13,11 +13,12 @@ namespace vkv {
 template <class Traits>
 __device__ inline void load_queries(const AttendSource& source, const AttendTask& task,
                                     AttendShared<Traits>& shared) {
-  constexpr int kC = Traits::kChannels;
+  constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = kAttendWarps * 32;
   constexpr float kLog2E = 1.44269504088896340736f;
   const int group_heads = source.q_heads / source.kv_heads;
   const int row_count = source.q_len * group_heads;
-  for (int i = threadIdx.x; i < Traits::kRows * kC; i += blockDim.x) {
+#pragma unroll
+  for (int i = threadIdx.x; i < kRows * kC; i += kThreads) {
     const int row = task.row_begin + i / kC, channel = i % kC;
     float value = 0.0f;
     if (row < row_count && channel < source.head_dim) {
@@ -25,40 +26,43 @@ __device__ inline void load_queries(const AttendSource& source, const AttendTask
                           task.kv_head * group_heads + row % group_heads;
       value = source.q[head * source.head_dim + channel] * source.scale * kLog2E;
     }
-    shared.q[i / kC][channel] = value;
-    shared.q_rotated[i / kC][channel] = value;
+    shared.q[0][i / kC][channel] = value;
+    shared.q[1][i / kC][channel] = value;
   }
-  for (int channel = threadIdx.x; channel < kC; channel += blockDim.x) {
+  for (int channel = threadIdx.x; channel < kC; channel += kThreads) {
     const bool exists = source.k_mean != nullptr && channel < source.head_dim;
     shared.mean[channel] = exists ? source.k_mean[task.kv_head * source.head_dim + channel] : 0.0f;
   }
   __syncthreads();
 
   // Hadamard: q.Hk = Hq.k.
-  for (int distance = 1; source.any_rotated && distance < source.head_dim; distance *= 2) {
-    for (int i = threadIdx.x; i < Traits::kRows * kC / 2; i += blockDim.x) {
-      const int pair = i % (kC / 2);
-      const int channel = pair / distance * 2 * distance + pair % distance;
-      if (channel >= source.head_dim) continue;
-      float* row = shared.q_rotated[i / (kC / 2)];
-      const float a = row[channel], b = row[channel + distance];
-      row[channel] = a + b;
-      row[channel + distance] = a - b;
+  if (source.any_rotated) {
+    for (int distance = 1; distance < source.head_dim; distance *= 2) {
+      for (int i = threadIdx.x; i < kRows * kC / 2; i += kThreads) {
+        const int pair = i % (kC / 2);
+        const int channel = pair / distance * 2 * distance + pair % distance;
+        if (channel >= source.head_dim) continue;
+        float* row = shared.q[1][i / (kC / 2)];
+        const float a = row[channel], b = row[channel + distance];
+        row[channel] = a + b;
+        row[channel + distance] = a - b;
+      }
+      __syncthreads();
     }
+    const float normalise = rsqrtf(static_cast<float>(source.head_dim));
+    for (int i = threadIdx.x; i < kRows * kC; i += kThreads)
+      shared.q[1][i / kC][i % kC] *= normalise;
     __syncthreads();
   }
-  const float normalise = rsqrtf(static_cast<float>(source.head_dim));
-  for (int i = threadIdx.x; source.any_rotated && i < Traits::kRows * kC; i += blockDim.x)
-    shared.q_rotated[i / kC][i % kC] *= normalise;
 
   // Of each row its largest value and its product with the mean.
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int row = warp; row < Traits::kRows; row += kAttendWarps) {
+  for (int row = warp; row < kRows; row += kAttendWarps) {
     float most = 0.0f;
     double product = 0.0;
     for (int channel = lane; channel < kC; channel += 32) {
-      most = fmaxf(most, fabsf(shared.q[row][channel]));
-      product += static_cast<double>(shared.q[row][channel]) * shared.mean[channel];
+      most = fmaxf(most, fabsf(shared.q[0][row][channel]));
+      product += static_cast<double>(shared.q[0][row][channel]) * shared.mean[channel];
     }
     for (int step = 1; step < 32; step *= 2) {
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
@@ -73,11 +77,9 @@ __device__ inline void load_queries(const AttendSource& source, const AttendTask
   }
   __syncthreads();
 
-  for (int i = warp; i < Traits::kTiles * (kC / 16); i += kAttendWarps) {
-    const int tile = i / (kC / 16), step = i % (kC / 16);
-    shared.q_halves[tile][step][lane] = source.half_codec == Codec::kBf16
-                                            ? half_queries<Traits, true>(shared, tile, step)
-                                            : half_queries<Traits, false>(shared, tile, step);
+  for (int step = warp; step < kC / 16; step += kAttendWarps) {
+    half_queries<Traits, false>(shared, step, shared.q_halves[0][step][lane]);
+    half_queries<Traits, true>(shared, step, shared.q_halves[1][step][lane]);
   }
   __syncthreads();
 }
@@ -87,25 +89,44 @@ __device__ inline void score_unit(const AttendSource& source, const Unit& unit,
                                   const std::byte* header, AttendStream<Traits>& stream,
                                   const AttendShared<Traits>& shared, ScoreTable<Traits>& scores) {
   const bool relative = source.k_mean != nullptr;
-  const bool stored = unit.k_codec == source.half_codec;
+  const int tokens = unit.tokens;
+  stream.begin(piece_bytes<Traits::kChannels>(bits_of(unit.k_codec), Traits::kChannels));
   if (unit.k_codec == Codec::kF16)
-    return score_halves<Traits, false>(stream, unit, shared, relative, stored, scores);
+    return relative ? score_halves<Traits, false, true>(stream, tokens, shared, scores)
+                    : score_halves<Traits, false, false>(stream, tokens, shared, scores);
   if (unit.k_codec == Codec::kBf16)
-    return score_halves<Traits, true>(stream, unit, shared, relative, stored, scores);
+    return relative ? score_halves<Traits, true, true>(stream, tokens, shared, scores)
+                    : score_halves<Traits, true, false>(stream, tokens, shared, scores);
   PlanarQueries<Traits> planar;
-  make_planar<Traits>(unit.k_rotated ? shared.q_rotated : shared.q, header, planar);
+  make_planar<Traits>(shared, unit.k_rotated, header, planar);
   if (relative && !unit.centred)
-    for (int tile = 0; tile < Traits::kTiles; ++tile)
-      planar.beta[tile] -= shared.q_mean[tile * kRowsPerTile + threadIdx.x % 4];
+    for (int r = 0; r < Traits::kTiles; ++r)
+      planar.beta[r] -= shared.q_mean[Traits::first_row() + r];
   switch (unit.k_codec) {
     case Codec::kI8:
-      return score_codes<Traits, 8>(stream, unit.tokens, planar, scores);
+      return score_codes<Traits, 8>(stream, tokens, planar, scores);
     case Codec::kI4:
-      return score_codes<Traits, 4>(stream, unit.tokens, planar, scores);
+      return score_codes<Traits, 4>(stream, tokens, planar, scores);
     case Codec::kI2:
-      return score_codes<Traits, 2>(stream, unit.tokens, planar, scores);
+      return score_codes<Traits, 2>(stream, tokens, planar, scores);
     default:
-      return score_codes<Traits, 1>(stream, unit.tokens, planar, scores);
+      return score_codes<Traits, 1>(stream, tokens, planar, scores);
+  }
+}
+
+template <class Traits, bool kPerToken>
+__device__ inline void sum_all_codes(const Unit& unit, const std::byte* header,
+                                     AttendStream<Traits>& stream, const WarpShared<Traits>& shared,
+                                     const UnitWeights<Traits>& weights, RowState<Traits>& state) {
+  switch (unit.v_codec) {
+    case Codec::kI8:
+      return sum_codes<Traits, 8, kPerToken>(stream, unit, header, shared, weights, state);
+    case Codec::kI4:
+      return sum_codes<Traits, 4, kPerToken>(stream, unit, header, shared, weights, state);
+    case Codec::kI2:
+      return sum_codes<Traits, 2, kPerToken>(stream, unit, header, shared, weights, state);
+    default:
+      return sum_codes<Traits, 1, kPerToken>(stream, unit, header, shared, weights, state);
   }
 }
 
@@ -123,42 +144,37 @@ __device__ inline void sum_unit(const Unit& unit, const std::byte* header,
     take_weights<Traits, WeightKind::kBfloats>(unit, header, shared, scores, state, weights);
     return sum_halves<Traits, true>(stream, unit, shared, weights, state);
   }
-  if (unit.v_per_token)
+  if (unit.v_per_token) {
     take_weights<Traits, WeightKind::kCodesPerToken>(unit, header, shared, scores, state, weights);
-  else
+    sum_all_codes<Traits, true>(unit, header, stream, shared, weights, state);
+  } else {
     take_weights<Traits, WeightKind::kCodes>(unit, header, shared, scores, state, weights);
-  switch (unit.v_codec) {
-    case Codec::kI8:
-      return sum_codes<Traits, 8>(stream, unit, header, shared, weights, state);
-    case Codec::kI4:
-      return sum_codes<Traits, 4>(stream, unit, header, shared, weights, state);
-    case Codec::kI2:
-      return sum_codes<Traits, 2>(stream, unit, header, shared, weights, state);
-    default:
-      return sum_codes<Traits, 1>(stream, unit, header, shared, weights, state);
+    sum_all_codes<Traits, false>(unit, header, stream, shared, weights, state);
   }
 }
 
-// The warps' outputs -> the partial of the task.
+// The warps' outputs -> the partial of the task, of the rows that exist.
 template <class Traits>
-__device__ inline void store_partial(const AttendTask& task, const RowState<Traits>& state,
-                                     AttendShared<Traits>& shared, const PartialSlots& slots) {
-  constexpr int kC = Traits::kChannels;
-  static_assert(Traits::kRows * kC * sizeof(float) <= sizeof(shared.warps[0].stream));
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+__device__ inline void store_partial(const AttendTask& task, int row_count,
+                                     const RowState<Traits>& state, AttendShared<Traits>& shared,
+                                     const PartialSlots& slots) {
+  constexpr int kC = Traits::kChannels, kRows = Traits::kRows;
+  static_assert(kRows * kC * sizeof(float) <= sizeof(shared.warps[0].stream));
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   float* own = reinterpret_cast<float*>(&shared.warps[warp].stream);
 #pragma unroll
-  for (int tile = 0; tile < Traits::kTiles; ++tile) {
-    const int row = tile * kRowsPerTile + t;
-    if (g == 0) shared.max_and_sum[warp][row] = {state.max[tile], state.sum[tile]};
+  for (int r = 0; r < Traits::kTiles; ++r) {
+    const int row = Traits::first_row() + r;
+    if (g == 0) shared.max_and_sum[warp][row] = {state.max[r], state.sum[r]};
 #pragma unroll
     for (int channels = 0; channels < Traits::kChannelTiles; ++channels)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        own[row * kC + channels * 16 + half * 8 + g] = state.out[channels][tile][half];
+        own[row * kC + channels * 16 + half * 8 + g] =
+            state.out[channels][half * Traits::kTiles + r];
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < Traits::kRows * kC; i += blockDim.x) {
+  for (int i = threadIdx.x; i < row_count * kC; i += kAttendWarps * 32) {
     const int row = i / kC;
     float max = -INFINITY;
     for (int w = 0; w < kAttendWarps; ++w) max = fmaxf(max, shared.max_and_sum[w][row].x);
@@ -169,34 +185,46 @@ __device__ inline void store_partial(const AttendTask& task, const RowState<Trai
       out += weight * reinterpret_cast<const float*>(&shared.warps[w].stream)[i];
       sum += weight * one.y;
     }
-    slots.out[static_cast<size_t>(task.slot) * Traits::kRows * kC + i] = out;
-    if (i % kC == 0) slots.max_and_sum[task.slot * Traits::kRows + row] = {max, sum};
+    slots.out[static_cast<size_t>(task.slot) * kRows * kC + i] = out;
+    if (i % kC == 0) slots.max_and_sum[task.slot * kRows + row] = {max, sum};
   }
 }
 
 template <class Traits>
 __global__ void __launch_bounds__(kAttendWarps * 32, Traits::kThreadBlocks)
     attend_kernel(const AttendSource* sources, const AttendTask* tasks, PartialSlots slots) {
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   AttendShared<Traits>& shared = attend_shared<Traits>();
   const AttendTask task = tasks[blockIdx.x];
-  const AttendSource& source = sources[task.source];
   const int warp = threadIdx.x / 32;
 
   const int unit_count = task.unit_end - task.unit_begin;
-  for (int i = threadIdx.x; i < unit_count; i += blockDim.x)
-    shared.units[i] = unit_of<Traits::kChannels>(source, task.kv_head, task.unit_begin + i);
+  for (int i = threadIdx.x; i < unit_count; i += kAttendWarps * 32)
+    shared.units[i] =
+        unit_of<Traits::kChannels>(sources[task.source], task.kv_head, task.unit_begin + i);
+  if (threadIdx.x == 0) {
+    shared.source = sources[task.source];
+    const uint32_t valid_bytes = 2u * shared.source.head_dim;
+    shared.open_rows = {.stride_bytes = valid_bytes * shared.source.kv_heads,
+                        .valid_bytes = valid_bytes};
+  }
   __syncthreads();
-  AttendStream<Traits> stream(unit_count);
+  const AttendSource& source = shared.source;
+  // Counted from the first unit of all, so that where there is no work for each warp of a task, it
+  // is not always the same ones that have less.
+  const int first = (warp - task.unit_begin) & (kAttendWarps - 1);
+  AttendStream<Traits> stream(first, unit_count);
   load_queries<Traits>(source, task, shared);
 
   RowState<Traits> state;
-  for (int tile = 0; tile < Traits::kTiles; ++tile) {
-    state.max[tile] = -INFINITY;
-    state.sum[tile] = 0.0f;
+  for (int r = 0; r < Traits::kTiles; ++r) {
+    state.max[r] = -INFINITY;
+    state.sum[r] = 0.0f;
     for (int channels = 0; channels < Traits::kChannelTiles; ++channels)
-      state.out[channels][tile][0] = state.out[channels][tile][1] = 0.0f;
+      state.out[channels][r] = state.out[channels][Traits::kTiles + r] = 0.0f;
   }
-  for (int index = warp; index < unit_count; index += kAttendWarps) {
+  for (int index = first; index < unit_count; index += kAttendWarps) {
     const Unit& unit = shared.units[index];
     const std::byte* header = stream.next_header();
     WarpShared<Traits>& own = shared.warps[warp];
@@ -206,20 +234,18 @@ __global__ void __launch_bounds__(kAttendWarps * 32, Traits::kThreadBlocks)
     sum_unit<Traits>(unit, header, stream, own, scores, state);
     __syncwarp();
   }
-  stream.finish();
   __syncwarp();
-  store_partial<Traits>(task, state, shared, slots);
+  const int row_count = source.q_len * (source.q_heads / source.kv_heads) - task.row_begin;
+  store_partial<Traits>(task, min(row_count, Traits::kRows), state, shared, slots);
 }
 
 template <int kChannels>
 template <int kTiles>
 Status AttendKernels<kChannels>::run(const AttendLaunch& launch, cudaStream_t stream) {
   using Traits = AttendTraits<kChannels, kTiles>;
-  VKV_TRY(resident<kTiles>().status());  // sets the kernel's shared memory
-  attend_kernel<Traits>
-      <<<launch.task_count, kAttendWarps * 32, sizeof(AttendShared<Traits>), stream>>>(
-          launch.sources, launch.tasks, launch.slots);
-  return launch_status("attend");
+  return launch_overlapping("attend", attend_kernel<Traits>, launch.overlap, launch.task_count,
+                            kAttendWarps * 32, sizeof(AttendShared<Traits>), stream, launch.sources,
+                            launch.tasks, launch.slots);
 }
 
 template <int kChannels>

@@ -4,7 +4,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <type_traits>
+
 #include "kernels/attend_work.h"
+#include "kernels/cuda_handles.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -17,8 +20,30 @@ struct AttendLaunch {
   const MergeTask* merges = nullptr;  // [merge_count]
   int merge_count = 0;
   PartialSlots slots;
-  int rows = 0;  // of a slot: 4 or 8
+  int rows = 0;          // of a slot: 4 or 8
+  bool overlap = false;  // sm_90 and newer: each kernel may begin before the one in front ends
 };
+
+// A kernel that may begin before the one in front of it in the stream has ended: it calls
+// wait_for_kernels_before() (async_copy.cuh).
+template <class... Arguments>
+Status launch_overlapping(const char* name, void (*kernel)(Arguments...), bool overlap, dim3 grid,
+                          unsigned threads, size_t shared_bytes, cudaStream_t stream,
+                          std::type_identity_t<Arguments>... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  void* pointers[] = {&arguments...};
+  return cuda_status(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers),
+                     name);
+}
 
 // Padded channels of heads that there are kernels for.
 inline constexpr int kAttendChannels[] = {32, 64, 96, 128, 256};
@@ -35,7 +60,8 @@ struct AttendKernels {
 // Thread blocks of tasks of `rows` rows (4 or 8) that a multiprocessor runs at once.
 Result<int> resident_tasks(int channels, int rows);
 
-// Partials of all tasks, then out and lse of all sources. Queued on the stream.
+// Partials of all tasks, then out and lse of all sources. Queued on the stream. resident_tasks()
+// was called for these channels and rows.
 Status launch_attend(int channels, const AttendLaunch& launch, cudaStream_t stream);
 
 }  // namespace vkv

@@ -55,6 +55,7 @@ class GpuAttend {
   GpuAttend() = default;
 
   int multiprocessors_ = 0;
+  bool overlap_ = false;
   AttendLaunch launch_;
   int channels_ = 0;
   std::vector<std::byte> staged_;  // tables as uploaded; kept until the next call
