@@ -10,7 +10,7 @@ namespace vkv {
 namespace {
 
 constexpr int kMergeThreads = 256;
-constexpr int kSlotsAtOnce = 8;  // of a thread, on the way before any maximum is known
+constexpr int kSlotsAtOnce = 16;  // of a thread, on the way before any maximum is known
 
 // Maximum and sum of p of two sets of tokens -> of both.
 __device__ inline float2 join(float2 a, float2 b) {

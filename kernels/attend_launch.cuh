@@ -13,25 +13,36 @@ namespace vkv {
 template <class Traits>
 __device__ inline void load_queries(const AttendSource& source, const AttendTask& task,
                                     AttendShared<Traits>& shared) {
-  constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = kAttendWarps * 32;
+  constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = Traits::kWarps * 32;
+  constexpr int kQuads = (kRows * kC / 4 + kThreads - 1) / kThreads;  // of a thread
   constexpr float kLog2E = 1.44269504088896340736f;
   const int group_heads = source.q_heads / source.kv_heads;
   const int row_count = source.q_len * group_heads;
+  float4 quads[kQuads];
 #pragma unroll
-  for (int i = threadIdx.x; i < kRows * kC; i += kThreads) {
-    const int row = task.row_begin + i / kC, channel = i % kC;
-    float value = 0.0f;
-    if (row < row_count && channel < source.head_dim) {
+  for (int i = 0; i < kQuads; ++i) {  // all on the way before the first is needed
+    const int at = 4 * (threadIdx.x + i * kThreads), channel = at % kC;
+    const int row = task.row_begin + at / kC;
+    quads[i] = {};
+    if (at < kRows * kC && row < row_count && channel < source.head_dim) {
       const size_t head = static_cast<size_t>(row / group_heads) * source.q_heads +
                           task.kv_head * group_heads + row % group_heads;
-      value = source.q[head * source.head_dim + channel] * source.scale * kLog2E;
+      quads[i] = *reinterpret_cast<const float4*>(source.q + head * source.head_dim + channel);
     }
-    shared.q[0][i / kC][channel] = value;
-    shared.q[1][i / kC][channel] = value;
   }
   for (int channel = threadIdx.x; channel < kC; channel += kThreads) {
     const bool exists = source.k_mean != nullptr && channel < source.head_dim;
     shared.mean[channel] = exists ? source.k_mean[task.kv_head * source.head_dim + channel] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    const int at = 4 * (threadIdx.x + i * kThreads);
+    if (at >= kRows * kC) break;
+    const float scale = source.scale * kLog2E;
+    const float4 four = {quads[i].x * scale, quads[i].y * scale, quads[i].z * scale,
+                         quads[i].w * scale};
+    *reinterpret_cast<float4*>(&shared.q[0][0][0] + at) = four;
+    *reinterpret_cast<float4*>(&shared.q[1][0][0] + at) = four;
   }
   __syncthreads();
 
@@ -57,7 +68,7 @@ __device__ inline void load_queries(const AttendSource& source, const AttendTask
 
   // Of each row its largest value and its product with the mean.
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int row = warp; row < kRows; row += kAttendWarps) {
+  for (int row = warp; row < kRows; row += Traits::kWarps) {
     float most = 0.0f;
     double product = 0.0;
     for (int channel = lane; channel < kC; channel += 32) {
@@ -77,7 +88,7 @@ __device__ inline void load_queries(const AttendSource& source, const AttendTask
   }
   __syncthreads();
 
-  for (int step = warp; step < kC / 16; step += kAttendWarps) {
+  for (int step = warp; step < kC / 16; step += Traits::kWarps) {
     half_queries<Traits, false>(shared, step, shared.q_halves[0][step][lane]);
     half_queries<Traits, true>(shared, step, shared.q_halves[1][step][lane]);
   }
@@ -159,7 +170,8 @@ __device__ inline void store_partial(const AttendTask& task, int row_count,
                                      const RowState<Traits>& state, AttendShared<Traits>& shared,
                                      const PartialSlots& slots) {
   constexpr int kC = Traits::kChannels, kRows = Traits::kRows;
-  static_assert(kRows * kC * sizeof(float) <= sizeof(shared.warps[0].stream));
+  constexpr int kStride = kC + 8 / Traits::kTiles;  // a lane's rows in banks of their own
+  static_assert(kRows * kStride * sizeof(float) <= sizeof(shared.warps[0].stream));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   float* own = reinterpret_cast<float*>(&shared.warps[warp].stream);
 #pragma unroll
@@ -170,37 +182,44 @@ __device__ inline void store_partial(const AttendTask& task, int row_count,
     for (int channels = 0; channels < Traits::kChannelTiles; ++channels)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        own[row * kC + channels * 16 + half * 8 + g] =
+        own[row * kStride + channels * 16 + half * 8 + g] =
             state.out[channels][half * Traits::kTiles + r];
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < row_count * kC; i += kAttendWarps * 32) {
-    const int row = i / kC;
-    float max = -INFINITY;
-    for (int w = 0; w < kAttendWarps; ++w) max = fmaxf(max, shared.max_and_sum[w][row].x);
-    float out = 0.0f, sum = 0.0f;
-    for (int w = 0; w < kAttendWarps; ++w) {
+  for (int at = 4 * threadIdx.x; at < row_count * kC; at += 4 * Traits::kWarps * 32) {
+    const int row = at / kC, channel = at % kC;
+    float max = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < Traits::kWarps; ++w) max = fmaxf(max, shared.max_and_sum[w][row].x);
+    float4 out = {};
+#pragma unroll
+    for (int w = 0; w < Traits::kWarps; ++w) {
       const float2 one = shared.max_and_sum[w][row];
       const float weight = one.x == -INFINITY ? 0.0f : exp2_fast(one.x - max);
-      out += weight * reinterpret_cast<const float*>(&shared.warps[w].stream)[i];
+      const float4 four = *reinterpret_cast<const float4*>(
+          reinterpret_cast<const float*>(&shared.warps[w].stream) + row * kStride + channel);
+      out.x += weight * four.x;
+      out.y += weight * four.y;
+      out.z += weight * four.z;
+      out.w += weight * four.w;
       sum += weight * one.y;
     }
-    slots.out[static_cast<size_t>(task.slot) * kRows * kC + i] = out;
-    if (i % kC == 0) slots.max_and_sum[task.slot * kRows + row] = {max, sum};
+    *reinterpret_cast<float4*>(slots.out + static_cast<size_t>(task.slot) * kRows * kC + at) = out;
+    if (channel == 0) slots.max_and_sum[task.slot * kRows + row] = {max, sum};
   }
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(kAttendWarps * 32, Traits::kThreadBlocks)
+__global__ void __launch_bounds__(Traits::kWarps * 32, Traits::kThreadBlocks)
     attend_kernel(const AttendSource* sources, const AttendTask* tasks, PartialSlots slots) {
-  wait_for_kernels_before();
   let_next_kernel_begin();
+  constexpr int kWarps = Traits::kWarps;
   AttendShared<Traits>& shared = attend_shared<Traits>();
   const AttendTask task = tasks[blockIdx.x];
   const int warp = threadIdx.x / 32;
 
   const int unit_count = task.unit_end - task.unit_begin;
-  for (int i = threadIdx.x; i < unit_count; i += kAttendWarps * 32)
+  for (int i = threadIdx.x; i < unit_count; i += kWarps * 32)
     shared.units[i] =
         unit_of<Traits::kChannels>(sources[task.source], task.kv_head, task.unit_begin + i);
   if (threadIdx.x == 0) {
@@ -210,10 +229,12 @@ __global__ void __launch_bounds__(kAttendWarps * 32, Traits::kThreadBlocks)
                         .valid_bytes = valid_bytes};
   }
   __syncthreads();
+  // Up to here, tables alone were read, which no kernel writes.
+  wait_for_kernels_before();
   const AttendSource& source = shared.source;
   // Counted from the first unit of all, so that where there is no work for each warp of a task, it
   // is not always the same ones that have less.
-  const int first = (warp - task.unit_begin) & (kAttendWarps - 1);
+  const int first = (warp + kWarps - task.unit_begin % kWarps) % kWarps;
   AttendStream<Traits> stream(first, unit_count);
   load_queries<Traits>(source, task, shared);
 
@@ -224,7 +245,7 @@ __global__ void __launch_bounds__(kAttendWarps * 32, Traits::kThreadBlocks)
     for (int channels = 0; channels < Traits::kChannelTiles; ++channels)
       state.out[channels][r] = state.out[channels][Traits::kTiles + r] = 0.0f;
   }
-  for (int index = first; index < unit_count; index += kAttendWarps) {
+  for (int index = first; index < unit_count; index += kWarps) {
     const Unit& unit = shared.units[index];
     const std::byte* header = stream.next_header();
     WarpShared<Traits>& own = shared.warps[warp];
@@ -244,8 +265,8 @@ template <int kTiles>
 Status AttendKernels<kChannels>::run(const AttendLaunch& launch, cudaStream_t stream) {
   using Traits = AttendTraits<kChannels, kTiles>;
   return launch_overlapping("attend", attend_kernel<Traits>, launch.overlap, launch.task_count,
-                            kAttendWarps * 32, sizeof(AttendShared<Traits>), stream, launch.sources,
-                            launch.tasks, launch.slots);
+                            Traits::kWarps * 32, sizeof(AttendShared<Traits>), stream,
+                            launch.sources, launch.tasks, launch.slots);
 }
 
 template <int kChannels>
@@ -259,7 +280,7 @@ Result<int> AttendKernels<kChannels>::resident() {
       "cudaFuncSetAttribute of attend"));
   int blocks = 0;
   VKV_TRY(cuda_status(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kAttendWarps * 32, kShared),
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, Traits::kWarps * 32, kShared),
       "cudaOccupancyMaxActiveBlocksPerMultiprocessor"));
   return blocks;
 }

@@ -42,7 +42,10 @@ struct AttendTraits {
   static constexpr int kTokens = unit_tokens(kChannels);
   static constexpr int kTokenTiles = kTokens / 16;
   static constexpr int kChannelTiles = kChannels / 16;
-  // On a multiprocessor at once: what registers and shared memory allow without spilling.
+  // Warps of a thread block, and thread blocks on a multiprocessor at once: what registers and
+  // shared memory allow without much spilling. Eight rows: 12 warps of 168 registers; four: 16 of
+  // 128.
+  static constexpr int kWarps = 4;
   static constexpr int kThreadBlocks = kChannels > 128 || kTokens > 128 ? 2 : 5 - kTiles;
 
   // The query row of a lane's column in operands B.
@@ -76,8 +79,8 @@ struct AttendShared {
   AttendSource source;
   OpenRows open_rows;
   Unit units[kTaskUnitsMax];
-  WarpShared<Traits> warps[kAttendWarps];
-  float2 max_and_sum[kAttendWarps][Traits::kRows];
+  WarpShared<Traits> warps[Traits::kWarps];
+  float2 max_and_sum[Traits::kWarps][Traits::kRows];
 };
 
 extern __shared__ __align__(16) unsigned char attend_shared_bytes[];
@@ -91,6 +94,7 @@ __device__ inline AttendShared<Traits>& attend_shared() {
 template <class Traits>
 struct AttendPlaces {
   static constexpr int kChannels = Traits::kChannels;
+  static constexpr int kWarps = Traits::kWarps;
   static __device__ StreamShared<kChannels>& stream() {
     return attend_shared<Traits>().warps[threadIdx.x / 32].stream;
   }

@@ -52,7 +52,6 @@ struct MergeTask {
   int slot_end = 0;
 };
 
-inline constexpr int kAttendWarps = 4;    // of a thread block
 inline constexpr int kTaskUnitsMax = 96;  // block table entries that a thread block copies
 inline constexpr int kRowsPerTile = 4;    // query rows of a product: a column each for hi and lo
 

@@ -128,7 +128,7 @@ struct StreamShared {
   alignas(8) uint64_t arrived[kPiecesAhead<kChannels>];
   int end;
   struct alignas(16) Next {
-    int unit;       // whose pieces are issued; units are unit, unit + kAttendWarps, ... below end
+    int unit;       // whose pieces are issued; units are unit, unit + kWarps, ... below end
     uint32_t at;    // bytes of its K and V that were issued
     uint32_t slot;  // to be filled
     uint32_t header_slot;
@@ -152,8 +152,8 @@ __device__ inline void copy_open_piece(const Unit& unit, const OpenRows& rows, b
 }
 
 // Issues the next piece, if there is one, into the place that is free longest. By a whole warp.
-// Places knows where the warp's StreamShared and the units lie, so that they are read as shared
-// memory and not through generic pointers.
+// Places knows kWarps and where the warp's StreamShared and the units lie, so that they are read as
+// shared memory and not through generic pointers.
 template <class Places>
 __device__ __noinline__ void issue_piece() {
   constexpr int kChannels = Places::kChannels;
@@ -192,7 +192,7 @@ __device__ __noinline__ void issue_piece() {
   }
   if (!first_lane) return;
   const bool last = next.at + bytes == unit.bytes;
-  shared.next = Next{.unit = next.unit + (last ? kAttendWarps : 0),
+  shared.next = Next{.unit = next.unit + (last ? Places::kWarps : 0),
                      .at = last ? 0 : next.at + bytes,
                      .slot = next.slot + 1 == kPiecesAhead<kChannels> ? 0 : next.slot + 1,
                      .header_slot = next.header_slot ^ (next.at == 0 ? 1u : 0u)};
@@ -203,7 +203,7 @@ class RecordStream {
  public:
   static constexpr int kPlaces = kPiecesAhead<Places::kChannels>;
 
-  // The warp's units are `first`, first + kAttendWarps, ... below `end`. Starts loading.
+  // The warp's units are `first`, first + kWarps, ... below `end`. Starts loading.
   __device__ RecordStream(int first, int end) {
     StreamShared<Places::kChannels>& shared = Places::stream();
     if (threadIdx.x % 32 == 0) {
