@@ -9,41 +9,53 @@
 
 namespace vkv {
 
-// Query rows in fp32, rotated if any block asks for it, and as operands of 16-bit products.
+// Query rows on their way: four channels at a time.
 template <class Traits>
-__device__ inline void load_queries(const AttendSource& source, const AttendTask& task,
-                                    AttendShared<Traits>& shared) {
-  constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = Traits::kWarps * 32;
-  constexpr int kQuads = (kRows * kC / 4 + kThreads - 1) / kThreads;  // of a thread
-  constexpr float kLog2E = 1.44269504088896340736f;
-  const int group_heads = source.q_heads / source.kv_heads;
-  const int row_count = source.q_len * group_heads;
-  float4 quads[kQuads];
+struct QueryQuads {
+  static constexpr int kThreads = Traits::kWarps * 32, kValues = Traits::kRows * Traits::kChannels;
+  static constexpr int kCount = (kValues / 4 + kThreads - 1) / kThreads;  // of a thread
+  float4 quads[kCount];
+
+  __device__ QueryQuads(const AttendSource& source, const AttendTask& task) {
+    const int group_heads = source.q_heads / source.kv_heads;
+    const int row_count = source.q_len * group_heads;
 #pragma unroll
-  for (int i = 0; i < kQuads; ++i) {  // all on the way before the first is needed
-    const int at = 4 * (threadIdx.x + i * kThreads), channel = at % kC;
-    const int row = task.row_begin + at / kC;
-    quads[i] = {};
-    if (at < kRows * kC && row < row_count && channel < source.head_dim) {
-      const size_t head = static_cast<size_t>(row / group_heads) * source.q_heads +
-                          task.kv_head * group_heads + row % group_heads;
-      quads[i] = *reinterpret_cast<const float4*>(source.q + head * source.head_dim + channel);
+    for (int i = 0; i < kCount; ++i) {
+      const int channel = at(i) % Traits::kChannels;
+      const int row = task.row_begin + at(i) / Traits::kChannels;
+      quads[i] = {};
+      if (at(i) < kValues && row < row_count && channel < source.head_dim) {
+        const size_t head = static_cast<size_t>(row / group_heads) * source.q_heads +
+                            task.kv_head * group_heads + row % group_heads;
+        quads[i] = *reinterpret_cast<const float4*>(source.q + head * source.head_dim + channel);
+      }
     }
   }
-  for (int channel = threadIdx.x; channel < kC; channel += kThreads) {
-    const bool exists = source.k_mean != nullptr && channel < source.head_dim;
-    shared.mean[channel] = exists ? source.k_mean[task.kv_head * source.head_dim + channel] : 0.0f;
-  }
+  static __device__ int at(int i) { return 4 * (threadIdx.x + i * kThreads); }
+};
+
+// Query rows in fp32, rotated if any block asks for it, and what 16-bit units or a mean need.
+template <class Traits>
+__device__ inline void store_queries(const QueryQuads<Traits>& loaded, const AttendSource& source,
+                                     const AttendTask& task, bool any_16_bit,
+                                     AttendShared<Traits>& shared) {
+  constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = Traits::kWarps * 32;
+  constexpr float kLog2E = 1.44269504088896340736f;
+  const float scale = source.scale * kLog2E;
 #pragma unroll
-  for (int i = 0; i < kQuads; ++i) {
-    const int at = 4 * (threadIdx.x + i * kThreads);
-    if (at >= kRows * kC) break;
-    const float scale = source.scale * kLog2E;
-    const float4 four = {quads[i].x * scale, quads[i].y * scale, quads[i].z * scale,
-                         quads[i].w * scale};
+  for (int i = 0; i < QueryQuads<Traits>::kCount; ++i) {
+    const int at = loaded.at(i);
+    if (at >= QueryQuads<Traits>::kValues) break;
+    const float4 one = loaded.quads[i];
+    const float4 four = {one.x * scale, one.y * scale, one.z * scale, one.w * scale};
     *reinterpret_cast<float4*>(&shared.q[0][0][0] + at) = four;
     *reinterpret_cast<float4*>(&shared.q[1][0][0] + at) = four;
   }
+  if (source.k_mean != nullptr)
+    for (int channel = threadIdx.x; channel < kC; channel += kThreads)
+      shared.mean[channel] = channel < source.head_dim
+                                 ? source.k_mean[task.kv_head * source.head_dim + channel]
+                                 : 0.0f;
   __syncthreads();
 
   // Hadamard: q.Hk = Hq.k.
@@ -67,13 +79,15 @@ __device__ inline void load_queries(const AttendSource& source, const AttendTask
   }
 
   // Of each row its largest value and its product with the mean.
+  if (!any_16_bit && source.k_mean == nullptr) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int row = warp; row < kRows; row += Traits::kWarps) {
     float most = 0.0f;
     double product = 0.0;
     for (int channel = lane; channel < kC; channel += 32) {
       most = fmaxf(most, fabsf(shared.q[0][row][channel]));
-      product += static_cast<double>(shared.q[0][row][channel]) * shared.mean[channel];
+      if (source.k_mean != nullptr)
+        product += static_cast<double>(shared.q[0][row][channel]) * shared.mean[channel];
     }
     for (int step = 1; step < 32; step *= 2) {
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
@@ -218,26 +232,33 @@ __global__ void __launch_bounds__(Traits::kWarps * 32, Traits::kThreadBlocks)
   const AttendTask task = tasks[blockIdx.x];
   const int warp = threadIdx.x / 32;
 
+  // 1. Tables, which no kernel writes.
   const int unit_count = task.unit_end - task.unit_begin;
-  for (int i = threadIdx.x; i < unit_count; i += kWarps * 32)
-    shared.units[i] =
+  bool has_16_bit = false;
+  for (int i = threadIdx.x; i < unit_count; i += kWarps * 32) {
+    const Unit unit =
         unit_of<Traits::kChannels>(sources[task.source], task.kv_head, task.unit_begin + i);
+    has_16_bit = has_16_bit || is_16_bit(unit.k_codec);
+    shared.units[i] = unit;
+  }
   if (threadIdx.x == 0) {
     shared.source = sources[task.source];
     const uint32_t valid_bytes = 2u * shared.source.head_dim;
     shared.open_rows = {.stride_bytes = valid_bytes * shared.source.kv_heads,
                         .valid_bytes = valid_bytes};
   }
-  __syncthreads();
-  // Up to here, tables alone were read, which no kernel writes.
+  const bool any_16_bit = __syncthreads_or(has_16_bit);
   wait_for_kernels_before();
-  const AttendSource& source = shared.source;
-  // Counted from the first unit of all, so that where there is no work for each warp of a task, it
-  // is not always the same ones that have less.
-  const int first = (warp + kWarps - task.unit_begin % kWarps) % kWarps;
-  AttendStream<Traits> stream(first, unit_count);
-  load_queries<Traits>(source, task, shared);
 
+  // 2. Queries, and the first pieces. Units are counted from the first of all, so that where there
+  // is no work for each warp of a task, it is not always the same ones that have less.
+  const AttendSource& source = shared.source;
+  const int first = (warp + kWarps - task.unit_begin % kWarps) % kWarps;
+  const QueryQuads<Traits> queries(source, task);
+  AttendStream<Traits> stream(first, unit_count);
+  store_queries<Traits>(queries, source, task, any_16_bit, shared);
+
+  // 3. Unit after unit.
   RowState<Traits> state;
   for (int r = 0; r < Traits::kTiles; ++r) {
     state.max[r] = -INFINITY;

@@ -138,11 +138,11 @@ __device__ inline uint32_t zero_weights(const UnitWeights<Traits>& weights) {
   return counts ? __byte_perm(split.x, split.y, 0x5410) : 0u;
 }
 
-// Zeros of channels g and g + 8, each in both halves of a register.
+// A: zeros of channels g and g + 8, each in both halves of a register; what else it holds meets
+// zeros of B.
 template <class Traits>
-__device__ inline void add_zeros(uint32_t first, uint32_t second, const uint32_t (&b)[2],
+__device__ inline void add_zeros(const uint32_t (&a)[4], const uint32_t (&b)[2],
                                  float (&out)[2 * Traits::kTiles]) {
-  const uint32_t a[4] = {first, second, 0u, 0u};
   if constexpr (Traits::kTiles == 2) {
     mma_m16n8k16(out, a, b);
   } else {
@@ -163,7 +163,7 @@ __device__ inline void sum_codes(AttendStream<Traits>& stream, const Unit& unit,
   constexpr int kTogether = kSums / Tile::kRowTiles;
   const int lane = threadIdx.x % 32, tokens = unit.tokens;
   const bool full = tokens == Traits::kTokens;
-  const __half* scales = reinterpret_cast<const __half*>(header) + 2 * kC;
+  const __half* zeros = reinterpret_cast<const __half*>(header) + 3 * kC;
   uint32_t b[kColumns][kTiles][2];
   if (full) {
 #pragma unroll
@@ -204,15 +204,15 @@ __device__ inline void sum_codes(AttendStream<Traits>& stream, const Unit& unit,
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       float(&out)[2 * kTiles] = state.out[group + i];
-      // Both halves of a register are the scale or zero of channel g, the next one's of g + 8.
+      // Both halves of a register are the zero (0, 1) or scale (2, 3) of channel g or g + 8.
       uint32_t two[4];
       if constexpr (!kPerToken) {
-        load_transposed(scales + lane / 16 * kC + (group + i) * 16 + lane / 8 % 2 * 8, two);
-        add_zeros<Traits>(two[2], two[3], zero_b, out);
+        load_transposed(zeros - lane / 16 * kC + (group + i) * 16 + lane / 8 % 2 * 8, two);
+        add_zeros<Traits>(two, zero_b, out);
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float scale = kPerToken ? 1.0f : __low2float(pair_of_bits<__half2>(two[half]));
+        const float scale = kPerToken ? 1.0f : __low2float(pair_of_bits<__half2>(two[2 + half]));
 #pragma unroll
         for (int r = 0; r < kTiles; ++r) {
           const float sum = static_cast<float>(join_planes<Traits>(sums[i], half, r));

@@ -78,20 +78,20 @@ int task_units_of(std::span<const AttendItem> items, int channels, int resident,
     longest = std::max(longest, units_of(item, channels));
     groups_all += groups_of(item);
   }
+  const int64_t fewest = (longest + kTaskUnitsMax - 1) / kTaskUnitsMax;
   int best = kTaskUnitsMax;
   int64_t least = INT64_MAX;
   const auto consider = [&](int64_t parts) {
-    const auto units = static_cast<int>((longest + parts - 1) / parts);
+    const auto units = static_cast<int>((longest + parts - 1) / std::max<int64_t>(parts, 1));
     if (parts < 1 || units > kTaskUnitsMax) return;
     int64_t tasks = 0;
     for (const AttendItem& item : items)
       tasks += groups_of(item) * ((units_of(item, channels) + units - 1) / units);
+    if (parts > fewest && tasks > 2 * resident) return;  // more partials than there is room for
     const int64_t turns = (tasks + resident - 1) / resident;
-    if (turns > 2 && units < kTaskUnitsMax / 4) return;  // more partials than they are worth
     const int64_t duration = turns * (units + kTaskOverhead);
     if (duration < least) least = duration, best = units;
   };
-  const int64_t fewest = (longest + kTaskUnitsMax - 1) / kTaskUnitsMax;
   for (int64_t turns = 1; turns <= 4; ++turns)
     for (const int64_t parts = turns * resident / std::max<int64_t>(groups_all, 1);
          const int64_t one : {parts, parts + 1})

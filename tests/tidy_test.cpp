@@ -43,8 +43,8 @@ const std::map<std::string, std::vector<std::string>> kMayIncludeBase = {
 
 // Elsewhere CMake chooses a file instead of #if choosing lines. One of CUDA is compiled for several
 // architectures.
-const std::set<std::string> kMayUseIf = {
-    "kernels/async_copy.cuh", "runtime/include/vkv/types.h", "runtime/include/vkv/vkv.h"};
+const std::set<std::string> kMayUseIf = {"kernels/async_copy.cuh", "runtime/include/vkv/types.h",
+                                         "runtime/include/vkv/vkv.h"};
 
 // A file of the checkout.
 struct Source {
