@@ -36,7 +36,8 @@ struct AttendKernels {
 // kernel have its shared memory: to be called once a device before launch_attend().
 Result<int> resident_tasks(int channels, int rows);
 
-// Partials of all tasks, then out and lse of all sources. Queued on the stream.
+// Partials of all tasks, then out and lse of all sources. Queued on the stream. resident_tasks()
+// was called for these channels and rows.
 Status launch_attend(int channels, const AttendLaunch& launch, cudaStream_t stream);
 
 }  // namespace vkv

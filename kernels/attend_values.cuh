@@ -6,7 +6,7 @@
 
 namespace vkv {
 
-// Of a unit and row t, per product.
+// Of a unit and the lane's rows.
 template <class Traits>
 struct UnitWeights {
   float merge[Traits::kTiles];   // 2^(max of the unit - new max): what its sums count
@@ -17,154 +17,229 @@ struct UnitWeights {
 enum class WeightKind { kCodes, kCodesPerToken, kHalves, kBfloats };
 
 // Updates max and sum of the rows, scales the output so far, and leaves the unit's weights in
-// shared memory, as two bytes or as two halves.
+// shared memory, a column of 16 bits a row: fixed point, or halves of which hi and lo are planes
+// (with one tile: columns) of their own.
 template <class Traits, WeightKind kKind>
 __device__ inline void take_weights(const Unit& unit, const std::byte* header,
                                     WarpShared<Traits>& shared, Scores<Traits>& scores,
                                     RowState<Traits>& state, UnitWeights<Traits>& weights) {
-  constexpr float kMagic = 8388608.0f;  // the last place of 2^23 is 1
+  constexpr uint32_t kMagic = 0x4b000000u;  // 2^23, whose last place is 1
+  constexpr int kTiles = Traits::kTiles;
   constexpr bool kPerToken = kKind == WeightKind::kCodesPerToken;
   constexpr bool kFixed = kKind == WeightKind::kCodes || kPerToken;
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int lane = threadIdx.x % 32, g = lane / 4;
+  // All that a lane's rows have of a token g + 8 i.
+  const auto each = [&](const auto& action) {
 #pragma unroll
-  for (int tile = 0; tile < Traits::kTiles; ++tile) {
+    for (int i = 0; i < 2 * Traits::kTokenTiles; ++i) action(i, &scores[i / 2][i % 2 * kTiles]);
+  };
+  float inverse[kTiles];
+#pragma unroll
+  for (int r = 0; r < kTiles; ++r) {
     float most = -INFINITY;
-#pragma unroll
-    for (int group = 0; group < Traits::kTokenTiles; ++group)
-      most = fmaxf(most, fmaxf(scores[group][tile][0], scores[group][tile][1]));
+    each([&](int, const float* rows) { most = fmaxf(most, rows[r]); });
     most = max_over_g(most);
-    const float max = fmaxf(state.max[tile], most);
-    const float before = max == -INFINITY ? 1.0f : exp2_fast(state.max[tile] - max);
+    const float max = fmaxf(state.max[r], most);
+    const float before = max == -INFINITY ? 1.0f : exp2_fast(state.max[r] - max);
     const float now = most == -INFINITY ? 0.0f : exp2_fast(most - max);
     const float base = most == -INFINITY ? 0.0f : most;
-    state.max[tile] = max;
+    state.max[r] = max;
     if (__any_sync(kAllLanes, before != 1.0f)) {
 #pragma unroll
       for (int channels = 0; channels < Traits::kChannelTiles; ++channels) {
-        state.out[channels][tile][0] *= before;
-        state.out[channels][tile][1] *= before;
+        state.out[channels][r] *= before;
+        state.out[channels][kTiles + r] *= before;
       }
     }
-#pragma unroll
-    for (int group = 0; group < Traits::kTokenTiles; ++group)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        scores[group][tile][half] = exp2_fast(scores[group][tile][half] - base);
+    each([&](int, float* rows) { rows[r] = exp2_fast(rows[r] - base); });
 
     float sum = 0.0f, zeros = 0.0f, largest = 1.0f;
     if constexpr (kPerToken) {
       const __half* token_scales = reinterpret_cast<const __half*>(header) + 2 * Traits::kChannels;
+      const int tokens = unit.tokens;
       largest = 0.0f;
-#pragma unroll
-      for (int group = 0; group < Traits::kTokenTiles; ++group)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int token = group * 16 + half * 8 + g;
-          if (token >= unit.tokens) continue;
-          float& weight = scores[group][tile][half];
-          sum += weight;
-          zeros += weight * __half2float(token_scales[unit.tokens + token]);
-          weight *= __half2float(token_scales[token]);
-          largest = fmaxf(largest, weight);
-        }
+      each([&](int i, float* rows) {
+        const int token = 8 * i + g;
+        if (token >= tokens) return;
+        sum += rows[r];
+        zeros += rows[r] * __half2float(token_scales[tokens + token]);
+        rows[r] *= __half2float(token_scales[token]);
+        largest = fmaxf(largest, rows[r]);
+      });
       largest = fmaxf(max_over_g(largest), 1e-30f);
     }
-
-    const float inverse = kWeightMax / largest;
-    uint32_t fixed_sum = 0;
-    const int column = 8 * tile + 2 * t;
-#pragma unroll
-    for (int group = 0; group < Traits::kTokenTiles; ++group)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int token = group * 16 + half * 8 + g;
-        const float weight = scores[group][tile][half];
-        if constexpr (kFixed) {
-          const uint32_t fixed = __float_as_uint(fmaf(weight, inverse, kMagic));
-          fixed_sum += fixed & 0xffffu;
-          shared.weights[column][token] = static_cast<uint8_t>(fixed >> 8);
-          shared.weights[column + 1][token] = static_cast<uint8_t>(fixed);
-        } else {
-          sum += weight;
-          const uint2 split = split_pair<kKind == WeightKind::kBfloats>({weight, 0.0f});
-          shared.half_weights[column][token] = static_cast<uint16_t>(split.x);
-          shared.half_weights[column + 1][token] = static_cast<uint16_t>(split.y);
-        }
-      }
-    if constexpr (kKind == WeightKind::kCodes)
-      sum = static_cast<float>(fixed_sum) * (1.0f / kWeightMax);
+    inverse[r] = kWeightMax / largest;
+    if constexpr (kFixed) {
+      uint32_t fixed_sum = 0;
+      each([&](int, float* rows) {
+        rows[r] = fmaf(rows[r], inverse[r], __uint_as_float(kMagic));
+        fixed_sum += __float_as_uint(rows[r]);
+      });
+      if constexpr (!kPerToken)
+        sum =
+            static_cast<float>(fixed_sum - 2 * Traits::kTokenTiles * kMagic) * (1.0f / kWeightMax);
+    } else {
+      each([&](int, const float* rows) { sum += rows[r]; });
+    }
     sum = sum_over_g(sum);
-    state.sum[tile] = state.sum[tile] * before + now * sum;
-    weights.merge[tile] = now;
-    weights.factor[tile] = now * largest * (1.0f / kWeightMax);
-    weights.zeros[tile] = now * (kPerToken ? sum_over_g(zeros) : sum);
+    state.sum[r] = state.sum[r] * before + now * sum;
+    weights.merge[r] = now;
+    weights.factor[r] = now * largest * (1.0f / kWeightMax);
+    weights.zeros[r] = now * (kPerToken ? sum_over_g(zeros) : sum);
   }
+
+  // Lane 4 g + t writes columns 2t and 2t + 1 of tokens g + 8 i.
+  each([&](int i, const float* rows) {
+    uint32_t* hi = &shared.weights[0][0][lane] + 32 * i;
+    const float first = rows[0], second = rows[kTiles - 1];
+    if constexpr (kFixed) {
+      *hi = __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x5410);
+    } else {
+      constexpr bool kBf16 = kKind == WeightKind::kBfloats;
+      const uint2 split = split_pair<kBf16>({first, second});
+      *hi = kTiles == 2 ? split.x : __byte_perm(split.x, split.y, 0x5410);
+      if constexpr (kTiles == 2) hi[4 * Traits::kTokens] = split.y;
+    }
+  });
   __syncwarp();
 }
 
-template <class Traits, int kBits>
+// B of integer products over the 32 tokens from `token` on: hi and lo bytes of the weights.
+template <class Traits>
+__device__ inline void load_weights(const WarpShared<Traits>& shared, int token,
+                                    uint32_t (&b)[Traits::kTiles][2]) {
+  // Transposed, each two registers hold four tokens from 4 t on, of the lower and the upper 16.
+  const int lane = threadIdx.x % 32;
+  uint32_t pairs[4];
+  load_transposed(
+      shared.weights[0][token + lane / 16 * 16 + lane / 8 % 2 * 2 + lane % 8 / 2 * 4 + lane % 2],
+      pairs);
+  const bool hi_first = Traits::kTiles == 2 || Traits::column_is_hi();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    b[0][half] = __byte_perm(pairs[2 * half], pairs[2 * half + 1], hi_first ? 0x7531 : 0x6420);
+    if constexpr (Traits::kTiles == 2)
+      b[1][half] = __byte_perm(pairs[2 * half], pairs[2 * half + 1], 0x6420);
+  }
+}
+
+// What z_v adds is a product too: of depth 2, weights.zeros as hi and lo halves.
+template <class Traits>
+__device__ inline uint32_t zero_weights(const UnitWeights<Traits>& weights) {
+  const int t = threadIdx.x % 4, row = Traits::column_row();
+  const int lane = row / Traits::kTiles;  // any that has this row
+  float zeros = __shfl_sync(kAllLanes, weights.zeros[0], lane);
+  if constexpr (Traits::kTiles == 2) {
+    const float odd = __shfl_sync(kAllLanes, weights.zeros[1], lane);
+    if (row % 2 == 1) zeros = odd;
+  }
+  const uint2 split = split_pair<false>({zeros, 0.0f});
+  const bool counts = t == 0 && (Traits::kTiles == 2 || Traits::column_is_hi());
+  return counts ? __byte_perm(split.x, split.y, 0x5410) : 0u;
+}
+
+// A: zeros of channels g and g + 8, each in both halves of a register; what else it holds meets
+// zeros of B.
+template <class Traits>
+__device__ inline void add_zeros(const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                 float (&out)[2 * Traits::kTiles]) {
+  if constexpr (Traits::kTiles == 2) {
+    mma_m16n8k16(out, a, b);
+  } else {
+    float d[4] = {out[0], 0.0f, out[1], 0.0f};
+    mma_m16n8k16(d, a, b);
+    out[0] = d[0], out[1] = d[2];
+  }
+}
+
+template <class Traits, int kBits, bool kPerToken>
 __device__ inline void sum_codes(AttendStream<Traits>& stream, const Unit& unit,
                                  const std::byte* header, const WarpShared<Traits>& shared,
                                  const UnitWeights<Traits>& weights, RowState<Traits>& state) {
   using Tile = CodeTile<kBits>;
-  constexpr int kRowTiles = Tile::kRowTiles;
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  constexpr int kC = Traits::kChannels, kTiles = Traits::kTiles;
   constexpr int kColumns = Traits::kTokens / 32, kRowBytes = kColumns * Tile::kBytes;
-  // Rows of tiles of a full block that are taken together, and asked for at once.
-  constexpr int kTogether = kRowTiles == 1 && kPieceBytes % (2 * kRowBytes) == 0 ? 2 : 1;
-  constexpr int kSums = kTogether * kRowTiles;
-  const bool full = kPieceBytes % kRowBytes == 0 && unit.tokens == Traits::kTokens;
-  const __half* scales = reinterpret_cast<const __half*>(header) + 2 * Traits::kChannels;
-  const __half* zeros = scales + Traits::kChannels;
+  constexpr int kSums = group_rows<kC>(kBits, Traits::kTokens) / 16;
+  constexpr int kTogether = kSums / Tile::kRowTiles;
+  const int lane = threadIdx.x % 32, tokens = unit.tokens;
+  const bool full = tokens == Traits::kTokens;
+  const __half* zeros = reinterpret_cast<const __half*>(header) + 3 * kC;
+  uint32_t b[kColumns][kTiles][2];
+  if (full) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) load_weights(shared, 32 * column, b[column]);
+  }
+  const uint32_t zero_b[2] = {kPerToken ? 0u : zero_weights(weights), 0u};
+  stream.begin(piece_bytes<kC>(kBits, tokens));
 #pragma unroll
   for (int group = 0; group < Traits::kChannelTiles; group += kSums) {
-    int32_t sums[kSums][Traits::kTiles][4] = {};
-    const auto add = [&](const std::byte* tile_bytes, int row, int token) {
+    int32_t sums[kSums][kTiles][4] = {};
+    const auto add = [&](const std::byte* tile_bytes, int row,
+                         const uint32_t(&column_b)[kTiles][2]) {
       const Tile codes(tile_bytes);
 #pragma unroll
-      for (int tile = 0; tile < Traits::kTiles; ++tile) {
-        const uint8_t* weight = shared.weights[8 * tile + g] + token + 4 * t;
-        const uint32_t b[2] = {*reinterpret_cast<const uint32_t*>(weight),
-                               *reinterpret_cast<const uint32_t*>(weight + 16)};
+      for (int i = 0; i < Tile::kRowTiles; ++i)
 #pragma unroll
-        for (int i = 0; i < kRowTiles; ++i)
-          mma_m16n8k32_unsigned(sums[row * kRowTiles + i][tile], codes.a[i], b);
-      }
+        for (int tile = 0; tile < kTiles; ++tile)
+          mma_m16n8k32_unsigned(sums[row * Tile::kRowTiles + i][tile], codes.a[i], column_b[tile]);
     };
     if (full) {
-      const std::byte* tiles = stream.next_tiles(kTogether * kRowBytes);
+      const bool ended = group > 0 && group / Tile::kRowTiles * kRowBytes % kPieceBytes<kC> == 0;
+      const std::byte* tiles = stream.next(kTogether * kRowBytes, ended);
 #pragma unroll
       for (int column = 0; column < kColumns; ++column)
 #pragma unroll
         for (int row = 0; row < kTogether; ++row)
-          add(tiles + row * kRowBytes + column * Tile::kBytes, row, column * 32);
+          add(tiles + row * kRowBytes + column * Tile::kBytes, row, b[column]);
     } else {
 #pragma unroll
       for (int row = 0; row < kTogether; ++row)
 #pragma unroll 1
-        for (int token = 0; token < unit.tokens; token += 32)
-          add(stream.next_tiles(Tile::kBytes), row, token);
+        for (int token = 0; token < tokens; token += 32) {
+          uint32_t column_b[kTiles][2];
+          load_weights(shared, token, column_b);
+          add(stream.next(Tile::kBytes), row, column_b);
+        }
     }
 #pragma unroll
-    for (int i = 0; i < kSums; ++i)
+    for (int i = 0; i < kSums; ++i) {
+      float(&out)[2 * kTiles] = state.out[group + i];
+      // Both halves of a register are the zero (0, 1) or scale (2, 3) of channel g or g + 8.
+      uint32_t two[4];
+      if constexpr (!kPerToken) {
+        load_transposed(zeros - lane / 16 * kC + (group + i) * 16 + lane / 8 % 2 * 8, two);
+        add_zeros<Traits>(two, zero_b, out);
+      }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int channel = (group + i) * 16 + half * 8 + g;
-        float scale = 1.0f, zero = 1.0f;  // V per token: both are in the weights
-        if (!unit.v_per_token) {
-          scale = __half2float(scales[channel]);
-          zero = __half2float(zeros[channel]);
-        }
-        scale *= 1.0f / Tile::row_scale(i % kRowTiles, half);
+        const float scale = kPerToken ? 1.0f : __low2float(pair_of_bits<__half2>(two[2 + half]));
 #pragma unroll
-        for (int tile = 0; tile < Traits::kTiles; ++tile) {
-          const uint32_t sum = 256u * static_cast<uint32_t>(sums[i][tile][2 * half]) +
-                               static_cast<uint32_t>(sums[i][tile][2 * half + 1]);
-          float& out = state.out[group + i][tile][half];
-          out = fmaf(static_cast<float>(sum) * weights.factor[tile], scale, out);
-          out = fmaf(zero, weights.zeros[tile], out);
+        for (int r = 0; r < kTiles; ++r) {
+          const float sum = static_cast<float>(join_planes<Traits>(sums[i], half, r));
+          const float factor =
+              weights.factor[r] * (1.0f / Tile::row_scale(i % Tile::kRowTiles, half));
+          float& one = out[half * kTiles + r];
+          one = fmaf(sum * factor, scale, one);
+          if (kPerToken) one += weights.zeros[r];
         }
       }
+    }
+  }
+}
+
+// B of 16-bit products over the 32 tokens from `token` on: of pairs 0 and 2, then 1 and 3, as
+// HalfSums takes them.
+template <class Traits>
+__device__ inline void load_half_weights(const WarpShared<Traits>& shared, int token,
+                                         uint32_t (&b)[Traits::kTiles][2][2]) {
+  const int lane = threadIdx.x % 32;
+  const int first = token + lane % 8 / 2 * 8 + lane / 8 % 2 * 4 + lane / 16 * 2 + lane % 2;
+#pragma unroll
+  for (int tile = 0; tile < Traits::kTiles; ++tile) {
+    uint32_t four[4];
+    load_transposed(shared.weights[tile][first], four);
+    b[tile][0][0] = four[0], b[tile][0][1] = four[1];
+    b[tile][1][0] = four[2], b[tile][1][1] = four[3];
   }
 }
 
@@ -172,52 +247,57 @@ template <class Traits, bool kBf16>
 __device__ inline void sum_halves(AttendStream<Traits>& stream, const Unit& unit,
                                   const WarpShared<Traits>& shared,
                                   const UnitWeights<Traits>& weights, RowState<Traits>& state) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const bool open = unit.first_open >= 0;
+  constexpr int kTiles = Traits::kTiles, kColumns = Traits::kTokens / 32;
+  constexpr uint32_t kRowsBytes = 16 * Traits::kTokens;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tokens = unit.tokens;
+  const bool open = unit.first_open >= 0, full = !open && tokens == Traits::kTokens;
+  uint32_t b[kColumns][kTiles][2][2];
+  if (full) {
 #pragma unroll
-  for (int channels = 0; channels < Traits::kChannelTiles; ++channels) {
-    float sums[Traits::kTiles][4] = {};
+    for (int column = 0; column < kColumns; ++column)
+      load_half_weights(shared, 32 * column, b[column]);
+  }
+  stream.begin(piece_bytes<Traits::kChannels>(16, tokens));
+#pragma unroll
+  for (int eight = 0; eight < Traits::kChannels / 8; ++eight) {
+    HalfSums<Traits> sums;
+    // Eight tokens from 8 t on of channel g.
+    const auto add = [&](const uint4& v4, const uint32_t(&column_b)[kTiles][2][2]) {
+      const uint32_t v[4] = {v4.x, v4.y, v4.z, v4.w};
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair)
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile)
+          sums.template add<kBf16>(v, tile, pair, column_b[tile][pair]);
+    };
+    if (full) {
+      const bool ended = eight > 0 && eight * kRowsBytes % kPieceBytes<Traits::kChannels> == 0;
+      const std::byte* row = stream.next(kRowsBytes, ended) + g * 2 * Traits::kTokens + t * 16;
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column)
+        add(*reinterpret_cast<const uint4*>(row + column * 64), b[column]);
+    } else {
+      const std::byte* rows = stream.next(16 * tokens);
 #pragma unroll 1
-    for (int column = 0; column * 32 < unit.tokens; ++column) {
-      const std::byte* tile_bytes = stream.next_tiles(kHalfTileBytes);
-      uint32_t a[2][4];
-      if (open) {  // rows are tokens: transposed on the way, depth in order
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int token = 16 * j + lane / 16 * 8 + lane % 8;
-          load_transposed(tile_bytes + token * 32 + lane / 8 % 2 * 16, a[j]);
-        }
-      } else {
-        const uint4 near = *reinterpret_cast<const uint4*>(tile_bytes + g * 64 + t * 16);
-        const uint4 far = *reinterpret_cast<const uint4*>(tile_bytes + (g + 8) * 64 + t * 16);
-        a[0][0] = near.x, a[0][1] = far.x, a[0][2] = near.y, a[0][3] = far.y;
-        a[1][0] = near.z, a[1][1] = far.z, a[1][2] = near.w, a[1][3] = far.w;
-      }
-#pragma unroll
-      for (int tile = 0; tile < Traits::kTiles; ++tile) {
-        const uint16_t* row = shared.half_weights[8 * tile + g] + column * 32;
-        uint32_t b[2][2];
-        if (open) {
-#pragma unroll
-          for (int j = 0; j < 2; ++j)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-              b[j][half] = *reinterpret_cast<const uint32_t*>(row + 16 * j + 8 * half + 2 * t);
+      for (int token = 0; token < tokens; token += 32) {
+        uint32_t column_b[kTiles][2][2];
+        load_half_weights(shared, token, column_b);
+        uint4 v;
+        if (open) {  // rows are tokens: transposed on the way
+          uint32_t four[4];
+          load_transposed(rows + (token + lane % 8 / 2 * 8 + lane / 8 * 2 + lane % 2) * 16, four);
+          v = {four[0], four[1], four[2], four[3]};
         } else {
-          const uint4 eight = *reinterpret_cast<const uint4*>(row + 8 * t);
-          b[0][0] = eight.x, b[0][1] = eight.y, b[1][0] = eight.z, b[1][1] = eight.w;
+          v = *reinterpret_cast<const uint4*>(rows + g * 2 * tokens + token * 2 + t * 16);
         }
-#pragma unroll
-        for (int j = 0; j < 2; ++j) mma_halves<kBf16>(sums[tile], a[j], b[j]);
+        add(v, column_b);
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < Traits::kTiles; ++tile)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float& out = state.out[channels][tile][half];
-        out = fmaf(sums[tile][2 * half] + sums[tile][2 * half + 1], weights.merge[tile], out);
-      }
+    for (int r = 0; r < kTiles; ++r) {
+      float& out = state.out[eight / 2][eight % 2 * kTiles + r];
+      out = fmaf(sums.of_row(r), weights.merge[r], out);
+    }
   }
 }
 

@@ -27,7 +27,6 @@ struct AttendSource {
   int head_dim = 0;
   float scale = 1.0f;
   Codec open_codec = Codec::kF16;
-  Codec half_codec = Codec::kF16;  // of most 16-bit tokens
   bool causal = false;
   bool any_rotated = false;  // of the blocks
 };
@@ -53,8 +52,7 @@ struct MergeTask {
   int slot_end = 0;
 };
 
-inline constexpr int kAttendWarps = 4;    // of a thread block
-inline constexpr int kTaskUnitsMax = 64;  // block table entries that a thread block copies
+inline constexpr int kTaskUnitsMax = 96;  // block table entries that a thread block copies
 inline constexpr int kRowsPerTile = 4;    // query rows of a product: a column each for hi and lo
 
 // Tokens of a unit with so many padded channels, at most.

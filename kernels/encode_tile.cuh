@@ -12,6 +12,7 @@
 // and codes leave through bytes [lanes][samples + 8].
 #pragma once
 
+#include "kernels/async_copy.cuh"
 #include "kernels/register_lane.cuh"
 
 namespace vkv {
@@ -36,10 +37,6 @@ VKV_HD constexpr size_t tile_shared_bytes(int lanes, int samples, bool rotated) 
   const size_t channels_are_lanes = size_t{2} * samples * (lanes + 8);
   const size_t tokens_are_lanes = size_t{2} * lanes * (samples + 8);
   return channels_are_lanes > tokens_are_lanes ? channels_are_lanes : tokens_are_lanes;
-}
-
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
 // 16 bytes without a detour through registers; zeros where `exists` is false.

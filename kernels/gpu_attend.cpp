@@ -33,9 +33,6 @@ AttendSource source_of(const AttendItem& item) {
                       .causal = item.causal};
   source.any_rotated = std::any_of(item.blocks.begin(), item.blocks.end(),
                                    [](const BlockView& block) { return block.k_rotated; });
-  source.half_codec = item.open.codec;
-  for (const BlockView& block : item.blocks)
-    if (is_16_bit(block.k_codec)) source.half_codec = block.k_codec;
   return source;
 }
 
@@ -46,6 +43,42 @@ Status grow(CudaArray<T>& array, size_t count) {
   VKV_TRY_ASSIGN(larger, CudaArray<T>::make(count));
   array = std::move(larger);
   return {};
+}
+
+// Units of a task at most, so that the last of the thread blocks that run at once end together: of
+// the ways to cut the longest item, the one that is done first if all of `resident` take turns.
+int task_units_of(std::span<const AttendItem> items, int channels, int resident, int rows) {
+  constexpr int kTaskOverhead = 2;  // units that could be read while a task begins and ends
+  int longest = 1;
+  int64_t groups_all = 0;
+  const auto groups_of = [&](const AttendItem& item) {
+    const int row_count = item.q_len * item.shape.group();
+    return int64_t{(row_count + rows - 1) / rows} * item.shape.kv_heads;
+  };
+  for (const AttendItem& item : items) {
+    longest = std::max(longest, units_of(item, channels));
+    groups_all += groups_of(item);
+  }
+  const int64_t fewest = (longest + kTaskUnitsMax - 1) / kTaskUnitsMax;
+  int best = kTaskUnitsMax;
+  int64_t least = INT64_MAX;
+  const auto consider = [&](int64_t parts) {
+    const auto units = static_cast<int>((longest + parts - 1) / std::max<int64_t>(parts, 1));
+    if (parts < 1 || units > kTaskUnitsMax) return;
+    int64_t tasks = 0;
+    for (const AttendItem& item : items)
+      tasks += groups_of(item) * ((units_of(item, channels) + units - 1) / units);
+    if (parts > fewest && tasks > 2 * resident) return;  // more partials than there is room for
+    const int64_t turns = (tasks + resident - 1) / resident;
+    const int64_t duration = turns * (units + kTaskOverhead);
+    if (duration < least) least = duration, best = units;
+  };
+  for (int64_t turns = 1; turns <= 4; ++turns)
+    for (const int64_t parts = turns * resident / std::max<int64_t>(groups_all, 1);
+         const int64_t one : {parts, parts + 1})
+      consider(one);
+  for (int64_t parts = fewest; parts < fewest + 4; ++parts) consider(parts);
+  return best;
 }
 
 }  // namespace
@@ -73,18 +106,12 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
   VKV_TRY_ASSIGN(channels, kernel_channels(shape.head_dim));
   plan.channels = channels;
 
-  // 1. As many units a task as keep all multiprocessors busy, the same for each of its warps.
-  int64_t units = 0;
-  for (const AttendItem& item : items) {
+  // 1. How long a task is.
+  for (const AttendItem& item : items)
     if (item.shape.head_dim != shape.head_dim || item.shape.kv_heads != shape.kv_heads ||
         item.shape.q_heads != shape.q_heads)
       return Status(Code::kInvalidArgument, "items of different shapes in one attend");
-    const int chunks = (item.q_len * shape.group() + rows - 1) / rows;
-    units += int64_t{units_of(item, channels)} * chunks * shape.kv_heads;
-  }
-  const auto wanted = static_cast<int>(
-      std::clamp<int64_t>((units + resident - 1) / std::max(resident, 1), 1, kTaskUnitsMax));
-  const int task_units = round_up(wanted, kAttendWarps);
+  const int task_units = task_units_of(items, channels, std::max(resident, 1), rows);
 
   // 2. Cut.
   for (const AttendItem& item : items) {
@@ -93,16 +120,18 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
     plan.first_block.push_back(plan.blocks.size());
     plan.blocks.insert(plan.blocks.end(), item.blocks.begin(), item.blocks.end());
     const int unit_count = units_of(item, channels);
+    const int parts = (unit_count + task_units - 1) / task_units;
     for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head)
       for (int row = 0; row < item.q_len * shape.group(); row += rows) {
         const int slot_begin = plan.slot_count;
-        for (int unit = 0; unit < unit_count; unit += task_units)
-          plan.tasks.push_back({.source = source,
-                                .kv_head = kv_head,
-                                .row_begin = row,
-                                .unit_begin = unit,
-                                .unit_end = std::min(unit_count, unit + task_units),
-                                .slot = plan.slot_count++});
+        for (int part = 0; part < parts; ++part)
+          plan.tasks.push_back(
+              {.source = source,
+               .kv_head = kv_head,
+               .row_begin = row,
+               .unit_begin = static_cast<int>(int64_t{unit_count} * part / parts),
+               .unit_end = static_cast<int>(int64_t{unit_count} * (part + 1) / parts),
+               .slot = plan.slot_count++});
         plan.merges.push_back({.source = source,
                                .kv_head = kv_head,
                                .row_begin = row,

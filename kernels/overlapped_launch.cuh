@@ -27,9 +27,15 @@ inline __device__ void wait_for_previous() {
   NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.wait;" ::: "memory");))
 }
 
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes = 0;
+};
+
 // Devices before sm_90 launch it as any other kernel.
 template <class... Parameters, class... Arguments>
-Status launch_overlapped(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+Status launch_overlapped(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
                          cudaStream_t stream, const Arguments&... arguments) {
   int device = 0, major = 0;
   VKV_TRY(cuda_status(cudaGetDevice(&device), "cudaGetDevice"));
@@ -39,8 +45,9 @@ Status launch_overlapped(const char* name, void (*kernel)(Parameters...), dim3 g
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = major >= 9 && stream != nullptr ? 1 : 0;

@@ -108,21 +108,23 @@ __global__ void __launch_bounds__(kThreads) keep_rows_kernel(const KeepRows work
 }  // namespace
 
 Status launch_append(const AppendItem& item, LateSlot* slot, uint32_t* found, cudaStream_t stream) {
-  return launch_overlapped("append_kernel", append_kernel, dim3(blocks_for(item.value_count), 2),
-                           kThreads, stream, item, slot, found);
+  return launch_overlapped("append_kernel", append_kernel,
+                           {dim3(blocks_for(item.value_count), 2), dim3(kThreads)}, stream, item,
+                           slot, found);
 }
 
 Status launch_to_float(ElementType element, const void* source, float* target, size_t count,
                        cudaStream_t stream) {
-  return launch_overlapped("to_float_kernel", to_float_kernel, blocks_for(count), kThreads, stream,
-                           element, source, target, count);
+  return launch_overlapped("to_float_kernel", to_float_kernel,
+                           {dim3(blocks_for(count)), dim3(kThreads)}, stream, element, source,
+                           target, count);
 }
 
 Status launch_from_float(ElementType element, const float* source, void* target, size_t count,
                          cudaStream_t stream) {
-  return launch_overlapped("from_float_kernel", from_float_kernel, blocks_for(count), kThreads,
-                           stream, codec_of(element), source, static_cast<uint16_t*>(target),
-                           count);
+  return launch_overlapped("from_float_kernel", from_float_kernel,
+                           {dim3(blocks_for(count)), dim3(kThreads)}, stream, codec_of(element),
+                           source, static_cast<uint16_t*>(target), count);
 }
 
 Status launch_write(std::byte* target, const std::byte* source, size_t byte_count,
@@ -130,7 +132,7 @@ Status launch_write(std::byte* target, const std::byte* source, size_t byte_coun
   VKV_CHECK(byte_count <= kWrittenBytesMax && byte_count % sizeof(uint4) == 0);
   WrittenBytes bytes;
   std::memcpy(bytes.values, source, byte_count);
-  return launch_overlapped("write_kernel", write_kernel, dim3(1), kThreads, stream, bytes,
+  return launch_overlapped("write_kernel", write_kernel, {dim3(1), dim3(kThreads)}, stream, bytes,
                            reinterpret_cast<uint4*>(target),
                            static_cast<uint32_t>(byte_count / sizeof(uint4)));
 }

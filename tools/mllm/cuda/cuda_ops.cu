@@ -202,7 +202,8 @@ Status launch_rms_norm(const RmsNormParams<T>& params, cudaStream_t stream) {
   // Of few rows each has a multiprocessor to itself.
   const unsigned threads = params.rows <= 16 ? 4 * kThreads : kThreads;
   return launch_overlapped("rms_norm_kernel", rms_norm_kernel<T>,
-                           dim3(static_cast<unsigned>(params.rows)), threads, stream, params);
+                           {dim3(static_cast<unsigned>(params.rows)), dim3(threads)}, stream,
+                           params);
 }
 
 template <class T>
@@ -216,7 +217,8 @@ Status launch_rotate(const RotateParams<T>& params, cudaStream_t stream) {
   if (params.rows == 0) return {};
   const dim3 grid(static_cast<unsigned>(params.rows),
                   static_cast<unsigned>(params.q_heads + 2 * params.kv_heads));
-  return launch_overlapped("rotate_kernel", rotate_kernel<T>, grid, kRotateThreads, stream, params);
+  return launch_overlapped("rotate_kernel", rotate_kernel<T>, {grid, dim3(kRotateThreads)}, stream,
+                           params);
 }
 
 template <class T>

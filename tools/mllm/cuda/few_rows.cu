@@ -142,7 +142,8 @@ Status launch(const char* name, void (*const (&kernels)[kFewRows])(Product), con
               cudaStream_t stream) {
   VKV_CHECK(product.rows >= 1 && product.rows <= kFewRows && product.inputs % kVector == 0);
   const dim3 grid(static_cast<unsigned>((product.outputs + kWarps - 1) / kWarps));
-  return launch_overlapped(name, kernels[product.rows - 1], grid, kWarps * 32, stream, product);
+  return launch_overlapped(name, kernels[product.rows - 1], {grid, dim3(kWarps * 32)}, stream,
+                           product);
 }
 
 }  // namespace
