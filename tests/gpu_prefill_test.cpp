@@ -199,15 +199,8 @@ TEST_F(gpu_prefill, variants_and_means_agree_with_the_formula) {
 TEST_F(gpu_prefill, shared_headers_serve_many_blocks) {
   const KvShape shape = {.layers = 1, .q_heads = 7, .kv_heads = 1, .head_dim = 128};
   const Tokens tokens = random_tokens(shape, 500, 212);
-  const std::vector<uint32_t> rows = row_range(0, 500);
-  BlockOptions options = {Codec::kI1, Codec::kI1};
-  AlignedBytes headers(block_layout(1, 128, Codec::kI1, Codec::kI1, 1).headers_bytes());
-  EncodeItem segment = encode_item(tokens, rows, options);
-  segment.record = headers.span();
-  ASSERT_TRUE(oracle().encode_headers(segment).ok());
-  options.shared_headers = headers.data();
-  const std::vector<Record> records = encode_all(oracle(), tokens, 500, 128, options);
-  const std::vector<BlockView> views = views_of(records);
+  const Segment segment = encode_segment(oracle(), tokens, 500, 128, {Codec::kI1, Codec::kI1});
+  const std::vector<BlockView> views = views_of(segment.records);
   expect_prefill_agreement(item_over(shape, 60, random_queries(shape, 60, 213), views));
 }
 

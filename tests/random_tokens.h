@@ -158,6 +158,29 @@ inline std::vector<Record> encode_all(Backend& backend, const Tokens& tokens, in
   return records;
 }
 
+// The first `count` tokens in blocks that share their headers.
+struct Segment {
+  AlignedBytes headers;
+  std::vector<Record> records;
+};
+
+inline Segment encode_segment(Backend& backend, const Tokens& tokens, int count, int block_tokens,
+                              BlockOptions options) {
+  const KvShape& shape = tokens.shape;
+  Segment segment;
+  segment.headers =
+      AlignedBytes(block_layout(shape.kv_heads, shape.head_dim, options.k_codec, options.v_codec, 1)
+                       .headers_bytes());
+  const std::vector<uint32_t> rows = row_range(0, count);
+  EncodeItem item = encode_item(tokens, rows, options);
+  item.record = segment.headers.span();
+  const Status status = backend.encode_headers(item);
+  EXPECT_TRUE(status.ok()) << status.message();
+  options.shared_headers = segment.headers.data();
+  segment.records = encode_all(backend, tokens, count, block_tokens, options);
+  return segment;
+}
+
 inline std::vector<BlockView> views_of(const std::vector<Record>& records) {
   std::vector<BlockView> views;
   for (const Record& record : records) views.push_back(record.view);
