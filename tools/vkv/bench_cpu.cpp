@@ -7,11 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -19,6 +16,7 @@
 #include "cpu/threads.h"
 #include "runtime/base/block_format.h"
 #include "runtime/base/codec.h"
+#include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
 #include "tools/vkv/policy_file.h"
 #include "vkv/cache.h"
@@ -34,18 +32,6 @@ constexpr int kRecentTokens = 128;  // the default of a cache
 constexpr int kLayersMax = 256;
 constexpr double kBudgetSlack = 1.2;
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 uint64_t sum_of(const uint64_t* words, size_t count) {
   uint64_t sums[8] = {};
   for (size_t i = 0; i < count; i += 8)
@@ -57,27 +43,20 @@ uint64_t sum_of(const uint64_t* words, size_t count) {
 
 // Bytes a second that so many threads read of memory which they touched first.
 double read_speed(int threads, int repetitions) {
-  struct Free {
-    void operator()(uint64_t* memory) const { std::free(memory); }
-  };
-  const std::unique_ptr<uint64_t[], Free> memory(
-      static_cast<uint64_t*>(std::aligned_alloc(kExtentAlignment, kReadBytes)));
-  if (memory == nullptr) throw std::bad_alloc();
+  const BenchMemory memory = allocate_for_bench(kReadBytes);
+  auto* const words = reinterpret_cast<uint64_t*>(memory.get());
   tbb::task_arena arena(threads);
   constexpr size_t kWords = kReadPiece / sizeof(uint64_t);
   const auto over_pieces = [&](const auto& body) {
     arena.execute([&] { parallel_tasks(kReadBytes / kReadPiece, 1e9, body); });
   };
-  over_pieces([&](size_t i) { std::fill_n(memory.get() + i * kWords, kWords, i); });
-  std::vector<double> seconds;
+  over_pieces([&](size_t i) { std::fill_n(words + i * kWords, kWords, i); });
   std::atomic<uint64_t> sum = 0;
-  for (int i = 0; i < repetitions; ++i) {
-    const auto begin = Clock::now();
-    over_pieces([&](size_t piece) { sum += sum_of(memory.get() + piece * kWords, kWords); });
-    seconds.push_back(seconds_since(begin));
-  }
+  const double seconds = median_seconds(repetitions, [&] {
+    over_pieces([&](size_t piece) { sum += sum_of(words + piece * kWords, kWords); });
+  });
   if (sum == 1) std::fputs("", stderr);  // so that the sums are made
-  return static_cast<double>(kReadBytes) / median(seconds);
+  return static_cast<double>(kReadBytes) / seconds;
 }
 
 // Normal values as bf16 bits.
@@ -119,18 +98,18 @@ class Run {
     const std::vector<uint16_t> q = random_values(query_values(), 2);
     std::vector<uint16_t> out(query_values());
     const std::vector<AttendRequest> all = requests(q.data(), out.data(), arguments_.q_len);
-    std::vector<double> seconds;
-    for (int round = 0; round <= arguments_.repetitions; ++round) {
-      const auto begin = Clock::now();
-      for (int layer = 0; layer < shape_.layers; ++layer) VKV_TRY(cache_->attend(layer, all));
-      if (round > 0) seconds.push_back(seconds_since(begin) / shape_.layers);
-    }
+    Status status;
+    const double seconds = median_seconds(arguments_.repetitions, [&] {
+      for (int layer = 0; layer < shape_.layers && status.ok(); ++layer)
+        status = cache_->attend(layer, all);
+    });
+    VKV_TRY(status);
     uint64_t bits = 0;
     for (const SequenceId id : sequences_) {
       VKV_TRY_ASSIGN(stats, cache_->sequence_stats(id));
       for (const RoleStats& role : stats.role) bits += role.stored_bits;
     }
-    return Measured{bits / 8 / static_cast<uint64_t>(shape_.layers), median(seconds)};
+    return Measured{bits / 8 / static_cast<uint64_t>(shape_.layers), seconds / shape_.layers};
   }
 
   // Once it has measured.

@@ -6,10 +6,7 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -20,6 +17,7 @@
 #include "cpu/parallel.h"
 #include "cpu/threads.h"
 #include "runtime/base/codec.h"
+#include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
 
 namespace vkv {
@@ -29,35 +27,9 @@ constexpr int kBlockTokens = 128;
 constexpr int kCachedBlocks = 4;
 constexpr size_t kCopyBytes = size_t{256} << 20;
 
-struct FreeDelete {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Memory = std::unique_ptr<std::byte[], FreeDelete>;
-
-Memory allocate(size_t byte_count) {
-  Memory memory(static_cast<std::byte*>(
-      std::aligned_alloc(kExtentAlignment, round_up_bytes(byte_count, kExtentAlignment))));
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-// Median of the seconds that `body` takes; the first run, which also touches the memory, is left
-// out.
-template <class Body>
-double median_seconds(int repetitions, const Body& body) {
-  std::vector<double> seconds;
-  for (int i = 0; i <= repetitions; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    body();
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    if (i > 0) seconds.push_back(taken.count());
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + repetitions / 2, seconds.end());
-  return seconds[static_cast<size_t>(repetitions / 2)];
-}
-
 double memcpy_gb_s(int threads, int repetitions) {
-  const Memory source = allocate(kCopyBytes), target = allocate(kCopyBytes);
+  const BenchMemory source = allocate_for_bench(kCopyBytes),
+                    target = allocate_for_bench(kCopyBytes);
   std::memset(source.get(), 1, kCopyBytes);
   tbb::task_arena arena(threads);
   const size_t piece = kCopyBytes / 256;
@@ -78,7 +50,8 @@ class Source {
   Source(const KvShape& shape, int blocks)
       : shape_(shape),
         block_values_(size_t{kBlockTokens} * static_cast<size_t>(shape.kv_heads * shape.head_dim)),
-        bytes_(allocate(2 * block_values_ * sizeof(uint16_t) * static_cast<size_t>(blocks))),
+        bytes_(
+            allocate_for_bench(2 * block_values_ * sizeof(uint16_t) * static_cast<size_t>(blocks))),
         values_(reinterpret_cast<uint16_t*>(bytes_.get())) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
@@ -104,7 +77,7 @@ class Source {
  private:
   KvShape shape_;
   size_t block_values_;
-  Memory bytes_;
+  BenchMemory bytes_;
   uint16_t* values_;
 };
 
@@ -180,7 +153,8 @@ Status bench_encode(const BenchEncodeArguments& arguments) {
   const std::vector<float> mean(static_cast<size_t>(shape.kv_heads * shape.head_dim), 0.5f);
   const BlockLayout largest =
       block_layout(shape.kv_heads, shape.head_dim, Codec::kF16, Codec::kF16, kBlockTokens);
-  const Memory records = allocate(largest.record_bytes() * static_cast<size_t>(arguments.blocks));
+  const BenchMemory records =
+      allocate_for_bench(largest.record_bytes() * static_cast<size_t>(arguments.blocks));
 
   nlohmann::json json = {{"engine", backend->name()},
                          {"threads", threads},
