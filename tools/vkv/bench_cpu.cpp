@@ -118,8 +118,8 @@ class Run {
  private:
   Codec open_codec() const { return pair_.k == Codec::kBf16 ? Codec::kBf16 : Codec::kF16; }
   size_t query_values() const {
-    return static_cast<size_t>(arguments_.batch * arguments_.q_len * shape_.q_heads *
-                               shape_.head_dim);
+    return static_cast<size_t>(arguments_.batch) * static_cast<size_t>(arguments_.q_len) *
+           static_cast<size_t>(shape_.q_heads * shape_.head_dim);
   }
 
   std::vector<AttendRequest> requests(const uint16_t* q, uint16_t* out, int q_len,
