@@ -83,7 +83,7 @@ struct AttendShared {
   float2 max_and_sum[Traits::kWarps][Traits::kRows];
 };
 
-extern __shared__ __align__(16) unsigned char attend_shared_bytes[];
+extern __shared__ __align__(128) unsigned char attend_shared_bytes[];
 
 template <class Traits>
 __device__ inline AttendShared<Traits>& attend_shared() {

@@ -123,7 +123,8 @@ struct StreamShared {
   static constexpr int kHeaderBytes =
       4 * (kChannels + (kChannels > unit_tokens(kChannels) ? kChannels : unit_tokens(kChannels)));
 
-  alignas(16) std::byte pieces[kPiecesAhead<kChannels>][kPieceBytes<kChannels>];
+  // The copy engine asks memory for whole lines of 128 bytes only where its target has them too.
+  alignas(128) std::byte pieces[kPiecesAhead<kChannels>][kPieceBytes<kChannels>];
   alignas(16) std::byte headers[kHeaderSlots][kHeaderBytes];
   alignas(8) uint64_t arrived[kPiecesAhead<kChannels>];
   int end;
