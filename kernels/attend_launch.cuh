@@ -35,10 +35,11 @@ struct QueryQuads {
   static __device__ int at(int i) { return 4 * (threadIdx.x + i * kThreads); }
 };
 
-// Query rows in fp32, rotated if any block asks for it, and what 16-bit units or a mean need.
+// Query rows in fp32, rotated if any block asks for it. any_by_value: what units need that are 16
+// bit or whose codes are not relative to the mean.
 template <class Traits>
 __device__ inline void store_queries(const QueryQuads<Traits>& loaded, const AttendSource& source,
-                                     const AttendTask& task, bool any_16_bit,
+                                     const AttendTask& task, bool any_by_value,
                                      AttendShared<Traits>& shared) {
   constexpr int kC = Traits::kChannels, kRows = Traits::kRows, kThreads = Traits::kWarps * 32;
   constexpr float kLog2E = 1.44269504088896340736f;
@@ -80,7 +81,7 @@ __device__ inline void store_queries(const QueryQuads<Traits>& loaded, const Att
   }
 
   // Of each row its largest value and its product with the mean.
-  if (!any_16_bit && source.k_mean == nullptr) return;
+  if (!any_by_value) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int row = warp; row < kRows; row += Traits::kWarps) {
     float most = 0.0f;
@@ -236,11 +237,11 @@ __global__ void __launch_bounds__(Traits::kWarps * 32, Traits::kThreadBlocks)
 
   // 1. Tables.
   const int unit_count = task.unit_end - task.unit_begin;
-  bool has_16_bit = false;
+  bool by_value = false;
   for (int i = threadIdx.x; i < unit_count; i += kWarps * 32) {
-    const Unit unit =
-        unit_of<Traits::kChannels>(sources[task.source], task.kv_head, task.unit_begin + i);
-    has_16_bit = has_16_bit || is_16_bit(unit.k_codec);
+    const AttendSource& all = sources[task.source];
+    const Unit unit = unit_of<Traits::kChannels>(all, task.kv_head, task.unit_begin + i);
+    by_value |= is_16_bit(unit.k_codec) || (all.k_mean != nullptr && !unit.centred);
     shared.units[i] = unit;
   }
   if (threadIdx.x == 0) {
@@ -249,7 +250,7 @@ __global__ void __launch_bounds__(Traits::kWarps * 32, Traits::kThreadBlocks)
     shared.open_rows = {.stride_bytes = valid_bytes * shared.source.kv_heads,
                         .valid_bytes = valid_bytes};
   }
-  const bool any_16_bit = __syncthreads_or(has_16_bit);
+  const bool any_by_value = __syncthreads_or(by_value);
 
   // 2. Queries, and the first pieces. Units are counted from the first of all, so that where there
   // is no work for each warp of a task, it is not always the same ones that have less.
@@ -257,7 +258,7 @@ __global__ void __launch_bounds__(Traits::kWarps * 32, Traits::kThreadBlocks)
   const int first = (warp + kWarps - task.unit_begin % kWarps) % kWarps;
   const QueryQuads<Traits> queries(source, task);
   AttendStream<Traits> stream(first, unit_count);
-  store_queries<Traits>(queries, source, task, any_16_bit, shared);
+  store_queries<Traits>(queries, source, task, any_by_value, shared);
 
   // 3. Unit after unit.
   RowState<Traits> state;

@@ -32,6 +32,7 @@ namespace vkv {
 inline constexpr float kQueryMax = 32512.0f;   // of q in fixed point: its hi byte is s8
 inline constexpr float kWeightMax = 65535.0f;  // of p in fixed point
 inline constexpr unsigned kAllLanes = ~0u;
+inline constexpr int kFewTokens = kOpenUnitTokens;  // of a unit: the softmax leaves others out
 
 template <int kChannels_, int kTiles_>
 struct AttendTraits {

@@ -28,6 +28,9 @@ struct AttendPlan {
 // items of different shapes, kUnsupported for a head_dim without kernels.
 Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, int rows);
 
+// Blocks, and runs of open tokens.
+int units_of(const AttendItem& item);
+
 // Rows of a slot: 4 where no KV head has more query rows than that, else 8.
 int slot_rows(std::span<const AttendItem> items);
 

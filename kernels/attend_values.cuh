@@ -28,10 +28,14 @@ __device__ inline void take_weights(const Unit& unit, const std::byte* header,
   constexpr bool kPerToken = kKind == WeightKind::kCodesPerToken;
   constexpr bool kFixed = kKind == WeightKind::kCodes || kPerToken;
   const int lane = threadIdx.x % 32, g = lane / 4;
+  const bool few = unit.tokens <= kFewTokens;
   // All that a lane's rows have of a token g + 8 i.
   const auto each = [&](const auto& action) {
 #pragma unroll
-    for (int i = 0; i < 2 * Traits::kTokenTiles; ++i) action(i, &scores[i / 2][i % 2 * kTiles]);
+    for (int i = 0; i < 2 * Traits::kTokenTiles; ++i) {
+      if (i == kFewTokens / 8 && few) break;
+      action(i, &scores[i / 2][i % 2 * kTiles]);
+    }
   };
   float inverse[kTiles];
 #pragma unroll
@@ -75,9 +79,9 @@ __device__ inline void take_weights(const Unit& unit, const std::byte* header,
         rows[r] = fmaf(rows[r], inverse[r], __uint_as_float(kMagic));
         fixed_sum += __float_as_uint(rows[r]);
       });
+      const uint32_t count = few ? kFewTokens / 8 : 2 * Traits::kTokenTiles;
       if constexpr (!kPerToken)
-        sum =
-            static_cast<float>(fixed_sum - 2 * Traits::kTokenTiles * kMagic) * (1.0f / kWeightMax);
+        sum = static_cast<float>(fixed_sum - count * kMagic) * (1.0f / kWeightMax);
     } else {
       each([&](int, const float* rows) { sum += rows[r]; });
     }
@@ -248,56 +252,73 @@ __device__ inline void sum_halves(AttendStream<Traits>& stream, const Unit& unit
                                   const WarpShared<Traits>& shared,
                                   const UnitWeights<Traits>& weights, RowState<Traits>& state) {
   constexpr int kTiles = Traits::kTiles, kColumns = Traits::kTokens / 32;
-  constexpr uint32_t kRowsBytes = 16 * Traits::kTokens;
+  using Operand = uint32_t[kTiles][2][2];
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tokens = unit.tokens;
-  const bool open = unit.first_open >= 0, full = !open && tokens == Traits::kTokens;
-  uint32_t b[kColumns][kTiles][2][2];
-  if (full) {
+  const bool full = tokens == Traits::kTokens;
+  Operand b[kColumns];
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column)
-      load_half_weights(shared, 32 * column, b[column]);
-  }
+  for (int column = 0; column < kColumns; ++column)
+    if (column == 0 || full) load_half_weights(shared, 32 * column, b[column]);
   stream.begin(piece_bytes<Traits::kChannels>(16, tokens));
+
+  // Calls add_to(sums, eight) for every eight channels.
+  const auto each_eight = [&](const auto& add_to) {
 #pragma unroll
-  for (int eight = 0; eight < Traits::kChannels / 8; ++eight) {
-    HalfSums<Traits> sums;
-    // Eight tokens from 8 t on of channel g.
-    const auto add = [&](const uint4& v4, const uint32_t(&column_b)[kTiles][2][2]) {
-      const uint32_t v[4] = {v4.x, v4.y, v4.z, v4.w};
+    for (int eight = 0; eight < Traits::kChannels / 8; ++eight) {
+      HalfSums<Traits> sums;
+      add_to(sums, eight);
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair)
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile)
-          sums.template add<kBf16>(v, tile, pair, column_b[tile][pair]);
-    };
-    if (full) {
-      const bool ended = eight > 0 && eight * kRowsBytes % kPieceBytes<Traits::kChannels> == 0;
-      const std::byte* row = stream.next(kRowsBytes, ended) + g * 2 * Traits::kTokens + t * 16;
-#pragma unroll
-      for (int column = 0; column < kColumns; ++column)
-        add(*reinterpret_cast<const uint4*>(row + column * 64), b[column]);
-    } else {
-      const std::byte* rows = stream.next(16 * tokens);
-#pragma unroll 1
-      for (int token = 0; token < tokens; token += 32) {
-        uint32_t column_b[kTiles][2][2];
-        load_half_weights(shared, token, column_b);
-        uint4 v;
-        if (open) {  // rows are tokens: transposed on the way
-          uint32_t four[4];
-          load_transposed(rows + (token + lane % 8 / 2 * 8 + lane / 8 * 2 + lane % 2) * 16, four);
-          v = {four[0], four[1], four[2], four[3]};
-        } else {
-          v = *reinterpret_cast<const uint4*>(rows + g * 2 * tokens + token * 2 + t * 16);
-        }
-        add(v, column_b);
+      for (int r = 0; r < kTiles; ++r) {
+        float& out = state.out[eight / 2][eight % 2 * kTiles + r];
+        out = fmaf(sums.of_row(r), weights.merge[r], out);
       }
     }
+  };
+  // v: eight tokens from 8 t on of channel g.
+  const auto add = [](HalfSums<Traits>& sums, const uint32_t(&v)[4], const Operand& column_b) {
 #pragma unroll
-    for (int r = 0; r < kTiles; ++r) {
-      float& out = state.out[eight / 2][eight % 2 * kTiles + r];
-      out = fmaf(sums.of_row(r), weights.merge[r], out);
-    }
+    for (int pair = 0; pair < 2; ++pair)
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+        sums.template add<kBf16>(v, tile, pair, column_b[tile][pair]);
+  };
+  const auto add_eight = [&](HalfSums<Traits>& sums, const std::byte* at, const Operand& column_b) {
+    const uint4 four = *reinterpret_cast<const uint4*>(at);
+    const uint32_t v[4] = {four.x, four.y, four.z, four.w};
+    add(sums, v, column_b);
+  };
+  // Of pieces that are full: bytes of eight channels, the next in turn.
+  const auto next = [&](int eight, uint32_t byte_count) {
+    return stream.next(byte_count,
+                       eight > 0 && eight * byte_count % kPieceBytes<Traits::kChannels> == 0);
+  };
+
+  // Loops of their own: the code that a unit runs lies together, and few units run it often enough
+  // for it to come from a cache.
+  if (full) {
+    each_eight([&](HalfSums<Traits>& sums, int eight) {
+      const std::byte* row = next(eight, 16 * Traits::kTokens) + g * 2 * Traits::kTokens + t * 16;
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column)
+        add_eight(sums, row + column * 64, b[column]);
+    });
+  } else if (unit.first_open >= 0) {  // rows are tokens: transposed on the way
+    each_eight([&](HalfSums<Traits>& sums, int eight) {
+      const std::byte* rows = next(eight, 16 * kOpenUnitTokens);
+      uint32_t v[4];
+      load_transposed(rows + (lane % 8 / 2 * 8 + lane / 8 * 2 + lane % 2) * 16, v);
+      add(sums, v, b[0]);
+    });
+  } else {
+    each_eight([&](HalfSums<Traits>& sums, int) {
+      const std::byte* rows = stream.next(16 * tokens) + g * 2 * tokens + t * 16;
+#pragma unroll 1
+      for (int token = 0; token < tokens; token += 32) {
+        Operand column_b;
+        load_half_weights(shared, token, column_b);
+        add_eight(sums, rows + token * 2, column_b);
+      }
+    });
   }
 }
 

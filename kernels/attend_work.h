@@ -32,7 +32,7 @@ struct AttendSource {
 };
 
 // What one thread block does: some query rows of one KV head over some units of one source. A unit
-// is a block, or behind those a run of open tokens as long as a block. Row r of a KV head is query
+// is a block, or behind those a run of kOpenUnitTokens open tokens. Row r of a KV head is query
 // r / group and the r % group-th query head of that KV head.
 struct AttendTask {
   int source = 0;
@@ -55,8 +55,12 @@ struct MergeTask {
 inline constexpr int kTaskUnitsMax = 96;  // block table entries that a thread block copies
 inline constexpr int kRowsPerTile = 4;    // query rows of a product: a column each for hi and lo
 
-// Tokens of a unit with so many padded channels, at most.
+// Tokens of a unit with so many padded channels, at most: those of a block.
 VKV_HD constexpr int unit_tokens(int channels) { return tokens_per_block(channels); }
+
+// Of open tokens. A warp that took as many of them as a block has would take several times as long
+// as for the block, and all others would wait for it.
+inline constexpr int kOpenUnitTokens = kTokenGranule;
 
 // Where partials go: each slot has rows x channels sums of p v and rows pairs (m, l) of base-2
 // maximum and sum of p.

@@ -10,11 +10,6 @@ namespace {
 
 constexpr int kRowsMost = 2 * kRowsPerTile;
 
-int units_of(const AttendItem& item, int channels) {
-  const int tokens = unit_tokens(channels);
-  return static_cast<int>(item.blocks.size()) + (item.open.token_count + tokens - 1) / tokens;
-}
-
 AttendSource source_of(const AttendItem& item) {
   AttendSource source{.q = item.q,
                       .k_mean = item.k_mean,
@@ -47,7 +42,7 @@ Status grow(CudaArray<T>& array, size_t count) {
 
 // Units of a task at most, so that the last of the thread blocks that run at once end together: of
 // the ways to cut the longest item, the one that is done first if all of `resident` take turns.
-int task_units_of(std::span<const AttendItem> items, int channels, int resident, int rows) {
+int task_units_of(std::span<const AttendItem> items, int resident, int rows) {
   constexpr int kTaskOverhead = 2;  // units that could be read while a task begins and ends
   int longest = 1;
   int64_t groups_all = 0;
@@ -56,7 +51,7 @@ int task_units_of(std::span<const AttendItem> items, int channels, int resident,
     return int64_t{(row_count + rows - 1) / rows} * item.shape.kv_heads;
   };
   for (const AttendItem& item : items) {
-    longest = std::max(longest, units_of(item, channels));
+    longest = std::max(longest, units_of(item));
     groups_all += groups_of(item);
   }
   const int64_t fewest = (longest + kTaskUnitsMax - 1) / kTaskUnitsMax;
@@ -67,7 +62,7 @@ int task_units_of(std::span<const AttendItem> items, int channels, int resident,
     if (parts < 1 || units > kTaskUnitsMax) return;
     int64_t tasks = 0;
     for (const AttendItem& item : items)
-      tasks += groups_of(item) * ((units_of(item, channels) + units - 1) / units);
+      tasks += groups_of(item) * ((units_of(item) + units - 1) / units);
     if (parts > fewest && tasks > 2 * resident) return;  // more partials than there is room for
     const int64_t turns = (tasks + resident - 1) / resident;
     const int64_t duration = turns * (units + kTaskOverhead);
@@ -91,6 +86,11 @@ Result<int> kernel_channels(int head_dim) {
                     "; there are GPU kernels for 8 to 128 and 232 to 256 (in steps of 8)");
 }
 
+int units_of(const AttendItem& item) {
+  return static_cast<int>(item.blocks.size()) +
+         (item.open.token_count + kOpenUnitTokens - 1) / kOpenUnitTokens;
+}
+
 int slot_rows(std::span<const AttendItem> items) {
   const bool few = std::all_of(items.begin(), items.end(), [](const AttendItem& item) {
     return item.q_len * item.shape.group() <= kRowsPerTile;
@@ -111,7 +111,7 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
     if (item.shape.head_dim != shape.head_dim || item.shape.kv_heads != shape.kv_heads ||
         item.shape.q_heads != shape.q_heads)
       return Status(Code::kInvalidArgument, "items of different shapes in one attend");
-  const int task_units = task_units_of(items, channels, std::max(resident, 1), rows);
+  const int task_units = task_units_of(items, std::max(resident, 1), rows);
 
   // 2. Cut.
   for (const AttendItem& item : items) {
@@ -119,7 +119,7 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
     plan.sources.push_back(source_of(item));
     plan.first_block.push_back(plan.blocks.size());
     plan.blocks.insert(plan.blocks.end(), item.blocks.begin(), item.blocks.end());
-    const int unit_count = units_of(item, channels);
+    const int unit_count = units_of(item);
     const int parts = (unit_count + task_units - 1) / task_units;
     for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head)
       for (int row = 0; row < item.q_len * shape.group(); row += rows) {

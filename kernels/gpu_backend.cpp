@@ -189,10 +189,7 @@ int64_t GpuBackend::groups_of(const AttendItem& item, int q_count) const {
 }
 
 int64_t GpuBackend::task_blocks_of(const AttendItem& item, int64_t groups) const {
-  const int64_t open_tokens = tokens_per_block(item.shape.head_dim);
-  const int64_t units = static_cast<int64_t>(item.blocks.size()) +
-                        (item.open.token_count + open_tokens - 1) / open_tokens;
-  return groups * (units + kTaskUnitsMax - 1) / kTaskUnitsMax;
+  return groups * (units_of(item) + kTaskUnitsMax - 1) / kTaskUnitsMax;
 }
 
 int GpuBackend::queries_that_fit(const AttendItem& item, int q_begin, int64_t groups,

@@ -104,9 +104,9 @@ __device__ inline Unit unit_of(const AttendSource& source, int kv_head, int inde
     }
     return unit;
   }
-  unit.first_open = (index - source.block_count) * unit_tokens(kChannels);
+  unit.first_open = (index - source.block_count) * kOpenUnitTokens;
   unit.token_count =
-      static_cast<uint16_t>(min(unit_tokens(kChannels), source.open_count - unit.first_open));
+      static_cast<uint16_t>(min(kOpenUnitTokens, source.open_count - unit.first_open));
   unit.k_codec = unit.v_codec = source.open_codec;
   unit.set_sizes<kChannels>();
   const size_t first = (static_cast<size_t>(unit.first_open) * source.kv_heads + kv_head) *
@@ -141,7 +141,7 @@ template <int kChannels>
 __device__ inline void copy_open_piece(const Unit& unit, const OpenRows& rows, bool is_k,
                                        uint32_t at, uint32_t byte_count, std::byte* target) {
   const std::byte* base = is_k ? unit.k : unit.open_v;
-  const uint32_t tokens = unit.tokens;
+  constexpr uint32_t tokens = kOpenUnitTokens;
   for (uint32_t inside = threadIdx.x % 32 * 16; inside < byte_count; inside += 512) {
     const uint32_t chunk = (at + inside) / 16;
     const uint32_t token = is_k ? chunk / (kChannels / 8) : chunk % tokens;
