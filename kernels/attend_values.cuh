@@ -252,73 +252,53 @@ __device__ inline void sum_halves(AttendStream<Traits>& stream, const Unit& unit
                                   const WarpShared<Traits>& shared,
                                   const UnitWeights<Traits>& weights, RowState<Traits>& state) {
   constexpr int kTiles = Traits::kTiles, kColumns = Traits::kTokens / 32;
-  using Operand = uint32_t[kTiles][2][2];
+  constexpr uint32_t kRowsBytes = 16 * Traits::kTokens;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tokens = unit.tokens;
   const bool full = tokens == Traits::kTokens;
-  Operand b[kColumns];
+  uint32_t b[kColumns][kTiles][2][2];
 #pragma unroll
   for (int column = 0; column < kColumns; ++column)
     if (column == 0 || full) load_half_weights(shared, 32 * column, b[column]);
   stream.begin(piece_bytes<Traits::kChannels>(16, tokens));
-
-  // Calls add_to(sums, eight) for every eight channels.
-  const auto each_eight = [&](const auto& add_to) {
 #pragma unroll
-    for (int eight = 0; eight < Traits::kChannels / 8; ++eight) {
-      HalfSums<Traits> sums;
-      add_to(sums, eight);
+  for (int eight = 0; eight < Traits::kChannels / 8; ++eight) {
+    HalfSums<Traits> sums;
+    // Eight tokens from 8 t on of channel g.
+    const auto add = [&](const uint4& v4, const uint32_t(&column_b)[kTiles][2][2]) {
+      const uint32_t v[4] = {v4.x, v4.y, v4.z, v4.w};
 #pragma unroll
-      for (int r = 0; r < kTiles; ++r) {
-        float& out = state.out[eight / 2][eight % 2 * kTiles + r];
-        out = fmaf(sums.of_row(r), weights.merge[r], out);
-      }
-    }
-  };
-  // v: eight tokens from 8 t on of channel g.
-  const auto add = [](HalfSums<Traits>& sums, const uint32_t(&v)[4], const Operand& column_b) {
+      for (int pair = 0; pair < 2; ++pair)
 #pragma unroll
-    for (int pair = 0; pair < 2; ++pair)
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile)
-        sums.template add<kBf16>(v, tile, pair, column_b[tile][pair]);
-  };
-  const auto add_eight = [&](HalfSums<Traits>& sums, const std::byte* at, const Operand& column_b) {
-    const uint4 four = *reinterpret_cast<const uint4*>(at);
-    const uint32_t v[4] = {four.x, four.y, four.z, four.w};
-    add(sums, v, column_b);
-  };
-  // Of pieces that are full: bytes of eight channels, the next in turn.
-  const auto next = [&](int eight, uint32_t byte_count) {
-    return stream.next(byte_count,
-                       eight > 0 && eight * byte_count % kPieceBytes<Traits::kChannels> == 0);
-  };
-
-  // Loops of their own: the code that a unit runs lies together, and few units run it often enough
-  // for it to come from a cache.
-  if (full) {
-    each_eight([&](HalfSums<Traits>& sums, int eight) {
-      const std::byte* row = next(eight, 16 * Traits::kTokens) + g * 2 * Traits::kTokens + t * 16;
+        for (int tile = 0; tile < kTiles; ++tile)
+          sums.template add<kBf16>(v, tile, pair, column_b[tile][pair]);
+    };
+    if (full) {
+      const bool ended = eight > 0 && eight * kRowsBytes % kPieceBytes<Traits::kChannels> == 0;
+      const std::byte* row = stream.next(kRowsBytes, ended) + g * 2 * Traits::kTokens + t * 16;
 #pragma unroll
       for (int column = 0; column < kColumns; ++column)
-        add_eight(sums, row + column * 64, b[column]);
-    });
-  } else if (unit.first_open >= 0) {  // rows are tokens: transposed on the way
-    each_eight([&](HalfSums<Traits>& sums, int eight) {
-      const std::byte* rows = next(eight, 16 * kOpenUnitTokens);
+        add(*reinterpret_cast<const uint4*>(row + column * 64), b[column]);
+    } else if (unit.first_open >= 0) {  // rows are tokens: transposed on the way
+      constexpr uint32_t kOpenBytes = 16 * kOpenUnitTokens;
+      const bool ended = eight > 0 && eight * kOpenBytes % kPieceBytes<Traits::kChannels> == 0;
+      const std::byte* rows = stream.next(kOpenBytes, ended);
       uint32_t v[4];
       load_transposed(rows + (lane % 8 / 2 * 8 + lane / 8 * 2 + lane % 2) * 16, v);
-      add(sums, v, b[0]);
-    });
-  } else {
-    each_eight([&](HalfSums<Traits>& sums, int) {
-      const std::byte* rows = stream.next(16 * tokens) + g * 2 * tokens + t * 16;
+      add({v[0], v[1], v[2], v[3]}, b[0]);
+    } else {
+      const std::byte* rows = stream.next(16 * tokens);
 #pragma unroll 1
       for (int token = 0; token < tokens; token += 32) {
-        Operand column_b;
+        uint32_t column_b[kTiles][2][2];
         load_half_weights(shared, token, column_b);
-        add_eight(sums, rows + token * 2, column_b);
+        add(*reinterpret_cast<const uint4*>(rows + g * 2 * tokens + token * 2 + t * 16), column_b);
       }
-    });
+    }
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r) {
+      float& out = state.out[eight / 2][eight % 2 * kTiles + r];
+      out = fmaf(sums.of_row(r), weights.merge[r], out);
+    }
   }
 }
 
