@@ -14,6 +14,7 @@
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
 #include "kernels/gpu_memory.h"
+#include "kernels/host_share.h"
 #include "kernels/late_errors.h"
 #include "kernels/merge.h"
 #include "kernels/pinned_ring.h"
@@ -55,10 +56,19 @@ class GpuBackend final : public Backend {
   // Has many queries go another way, or says in name() why none do. Errors: kOutOfMemory, kCuda.
   Status prepare_prefill(const KvShape& shape);
 
+  // Has `host` compute beside the GPU. Errors: kOutOfMemory, kCuda.
+  Status prepare_share(const KvShape& shape, std::unique_ptr<Backend> host);
+
   std::string_view name() const override { return name_; }
   bool cuts_attention() const override { return true; }
 
   Status attend(std::span<const AttendItem> items) override;
+  bool can_share(std::span<const AttendItem> items) const override {
+    return share_ != nullptr && HostShare::fits(items);
+  }
+  Status attend_shared(std::span<const AttendItem> items, std::span<const AttendItem> host_items,
+                       uint64_t device_bytes) override;
+  std::optional<ShareTiming> next_share_timing() override;
   Status merge(std::span<const MergeItem> items) override;
   Status encode(std::span<const EncodeItem> items) override;
   Status encode_headers(const EncodeItem& item) override;
@@ -86,6 +96,7 @@ class GpuBackend final : public Backend {
   Status join_all() override;
   Status finish() override;
 
+  uint64_t host_bytes() const { return share_ ? share_->host_bytes() : 0; }
   uint64_t device_bytes() const {
     return encoder_.device_bytes() + attend_.device_bytes() + late_.device_bytes() +
            list_.size() * sizeof(uint32_t) + (prefill_ ? prefill_->work_bytes() : 0);
@@ -126,6 +137,7 @@ class GpuBackend final : public Backend {
   GpuEncoder encoder_;
   GpuAttend attend_;
   std::optional<GpuPrefill> prefill_;
+  std::unique_ptr<HostShare> share_;
   int64_t slots_max_ = 0;
   std::optional<TraceRange> sealing_;
   SideStream side_;  // beside a caller's stream
@@ -170,6 +182,15 @@ Status GpuBackend::prepare_prefill(const KvShape& shape) {
   const std::string way =
       prefill_ ? "cuDNN " + prefill_->library_version() : "own kernel: " + refused.message();
   name_ = "cuda (" + name_ + "; prefill by " + way + ")";
+  return {};
+}
+
+Status GpuBackend::prepare_share(const KvShape& shape, std::unique_ptr<Backend> host) {
+  if (host == nullptr) return {};
+  const std::string host_name(host->name());
+  VKV_TRY_ASSIGN(share, HostShare::make(shape, std::move(host)));
+  share_ = std::move(share);
+  name_.insert(name_.size() - 1, "; beside it " + host_name);
   return {};
 }
 
@@ -248,6 +269,18 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
     }
     return wave.empty() ? Status() : flush();
   });
+}
+
+Status GpuBackend::attend_shared(std::span<const AttendItem> items,
+                                 std::span<const AttendItem> host_items, uint64_t device_bytes) {
+  VKV_CHECK(can_share(host_items));
+  VKV_TRY(on_device([&] { return share_->begin(host_items, device_bytes, stream_); }));
+  VKV_TRY(attend(items));
+  return on_device([&] { return share_->end(stream_); });
+}
+
+std::optional<ShareTiming> GpuBackend::next_share_timing() {
+  return share_ ? share_->next_timing() : std::nullopt;
 }
 
 Status GpuBackend::merge(std::span<const MergeItem> items) {
@@ -354,7 +387,7 @@ Result<std::vector<LateError>> GpuBackend::late_errors() {
   const Status status = on_device([&]() -> Status {
     VKV_TRY_ASSIGN(taken, late_.take(stream_));
     errors = std::move(taken);
-    return {};
+    return share_ ? share_->failure() : Status();
   });
   VKV_TRY(status);
   return errors;
@@ -444,7 +477,7 @@ Status check_device_index(int index) {
 
 }  // namespace
 
-Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options) {
+Result<GpuEngine> make_gpu_engine(GpuEngineOptions options) {
   VKV_TRY(check_device_index(options.device_index));
   const DeviceScope scope(options.device_index);
   VKV_TRY(scope.status());
@@ -471,10 +504,12 @@ Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options) {
                                               std::move(encoder), std::move(attend));
   VKV_TRY(backend->prepare(static_cast<cudaStream_t>(options.stream), slots_max));
   VKV_TRY(backend->prepare_prefill(options.shape));
+  VKV_TRY(backend->prepare_share(options.shape, std::move(options.host)));
 
   GpuEngine engine;
   engine.work_bytes = backend->device_bytes();
   engine.work_bytes = round_up_bytes(engine.work_bytes, kExtentAlignment);
+  engine.host_bytes = backend->host_bytes();
   engine.backend = std::move(backend);
   engine.device_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kDevice);
   engine.pinned_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kPinned);

@@ -16,6 +16,8 @@ struct GpuEngineOptions {
   KvShape shape;
   int device_index = 0;    // CUDA's, among the visible devices
   void* stream = nullptr;  // a cudaStream_t of that device; nullptr: one of its own
+  // Computes attention beside the GPU (Backend::attend_shared()); nullptr: nobody does.
+  std::unique_ptr<Backend> host;
 };
 
 struct GpuEngine {
@@ -26,6 +28,7 @@ struct GpuEngine {
   // is reported in full once; later calls only say that it happened.
   std::unique_ptr<Backend> backend;
   uint64_t work_bytes = 0;  // of device memory that the engine has, or will take, for itself
+  uint64_t host_bytes = 0;  // the same of host memory, for the CPU's part of attention
   std::unique_ptr<MemorySource> device_memory;
   std::unique_ptr<MemorySource> pinned_memory;  // of the host; kernels read it where it is
 };
@@ -36,6 +39,6 @@ struct GpuEngine {
 // Attention of many queries goes through cuDNN where it is there and has a kernel for the shape,
 // else through the kernel of decoding, which is far slower; name() says which and why. The
 // environment asks for the latter with VKV_PREFILL=own.
-Result<GpuEngine> make_gpu_engine(const GpuEngineOptions& options);
+Result<GpuEngine> make_gpu_engine(GpuEngineOptions options);
 
 }  // namespace vkv

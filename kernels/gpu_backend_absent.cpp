@@ -4,7 +4,7 @@
 
 namespace vkv {
 
-Result<GpuEngine> make_gpu_engine(const GpuEngineOptions&) {
+Result<GpuEngine> make_gpu_engine(GpuEngineOptions) {
   return Status(Code::kUnsupported, "device cuda: built without CUDA (VKV_CUDA=OFF)");
 }
 

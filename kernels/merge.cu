@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda_handles.h"
+#include "kernels/host_words.cuh"
 #include "kernels/merge.h"
 #include "runtime/base/lse.h"
 
@@ -20,9 +21,25 @@ struct MergeRows {
   size_t row_count;
   float* out;
   float* lse;
+  HostResults host;
 };
 
+// By all threads of a thread block.
+__device__ inline void wait_for_results(const HostResults& host) {
+  if (host.words == nullptr) return;
+  if (threadIdx.x == 0) {
+    const uint64_t begin = device_ns();
+    wait_for_host(&host.words->done, host.number);
+    if (blockIdx.x == 0) {
+      host.words->joined_ns = begin;
+      host.words->merged_ns = device_ns();
+    }
+  }
+  __syncthreads();
+}
+
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ MergeRows work) {
+  wait_for_results(work.host);
   const size_t row = blockIdx.x * size_t{kThreads / 32} + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= work.row_count) return;
@@ -55,13 +72,14 @@ Status launch_rows(const MergeRows& work, cudaStream_t stream) {
 
 }  // namespace
 
-Status launch_merge(const MergeItem& item, cudaStream_t stream) {
+Status launch_merge(const MergeItem& item, cudaStream_t stream, const HostResults& host) {
   if (item.row_count == 0) return {};
   MergeRows work{};
   work.head_dim = item.head_dim;
   work.row_count = item.row_count;
   work.out = item.out;
   work.lse = item.lse;
+  work.host = host;
   size_t done = 0;
   do {
     // What the launch before made of its partials is the first of the next.

@@ -3,6 +3,7 @@
 #include "runtime/attention.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <string>
 #include <utility>
@@ -40,7 +41,7 @@ size_t Attention::scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max) {
 
 Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float scale,
                                                    Backend& backend, Stager* stager,
-                                                   MemoryPool& pool) {
+                                                   MemoryPool& pool, double host_share) {
   MemoryBuffer scratch;
   if (!backend.cuts_attention()) {
     const size_t bytes = scratch_bytes(shape, pool.bytes_max());
@@ -48,7 +49,7 @@ Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float s
     scratch = std::move(allocated);
   }
   return std::unique_ptr<Attention>(
-      new Attention(shape, scale, backend, stager, std::move(scratch)));
+      new Attention(shape, scale, backend, stager, std::move(scratch), host_share));
 }
 
 Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
@@ -63,26 +64,74 @@ Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
 }
 
 Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
-  std::vector<std::vector<BlockView>> views(tasks.size());
-  std::vector<AttendItem> items;
+  std::vector<TaskBlocks> blocks(tasks.size());
+  std::vector<AttendItem> items, host_items;
   for (size_t i = 0; i < tasks.size(); ++i) {
     const AttentionTask& task = tasks[i];
     const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
     VKV_CHECK(state.originals.empty());  // such an engine keeps none
-    for (const ExtentUse* use : uses_of(state, /*exact=*/false))
-      use->extent->append_views(shape_, use->extent->memory(), use->live_begin(), views[i]);
+    for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
+      const Extent& extent = *use->extent;
+      extent.append_views(shape_, extent.memory(), use->live_begin(), blocks[i].views);
+      // Masks and shared headers lie in the engine's memory.
+      const bool readable = extent.tier() == Tier::kDram && !extent.headers() && !use->live;
+      for (const Block& block : extent.blocks())
+        blocks[i].shareable_bytes.push_back(readable ? block.record_bytes : 0);
+    }
     items.push_back({.shape = shape_,
                      .scale = scale_,
                      .q_len = task.q_len,
                      .q = task.q,
                      .k_mean = state.mean_values(),
-                     .blocks = views[i],
                      .open = state.open.tokens(),
                      .causal = true,
                      .out = task.out,
                      .lse = task.lse});
   }
-  return backend_.attend(items);
+  const std::optional<uint64_t> device_bytes =
+      backend_.can_share(items) ? share(blocks) : std::nullopt;
+  for (size_t i = 0; i < items.size(); ++i) {
+    items[i].blocks = blocks[i].views;
+    AttendItem host_item = items[i];
+    host_item.blocks = blocks[i].host_views;
+    host_item.open = {};
+    host_item.causal = false;
+    host_items.push_back(host_item);
+  }
+  if (!device_bytes) return backend_.attend(items);
+  return backend_.attend_shared(items, host_items, *device_bytes);
+}
+
+std::optional<uint64_t> Attention::share(std::vector<TaskBlocks>& blocks) {
+  while (const auto timing = backend_.next_share_timing()) planner_.add(*timing);
+  const auto total = [](const TaskBlocks& task) {
+    return std::accumulate(task.shareable_bytes.begin(), task.shareable_bytes.end(), uint64_t{0});
+  };
+  uint64_t in_dram = 0;
+  for (const TaskBlocks& task : blocks) in_dram += total(task);
+  const uint64_t wanted = planner_.host_bytes(in_dram);
+  if (wanted == 0) return std::nullopt;
+
+  // Of each task in proportion: taken / own < wanted / in_dram, to half a block.
+  const double fraction = static_cast<double>(wanted) / static_cast<double>(in_dram);
+  uint64_t given = 0;
+  for (TaskBlocks& task : blocks) {
+    const double share = fraction * static_cast<double>(total(task));
+    uint64_t taken = 0;
+    std::vector<BlockView> kept;
+    for (size_t i = task.views.size(); i-- > 0;) {
+      const uint64_t bytes = task.shareable_bytes[i];
+      const bool takes = bytes > 0 && static_cast<double>(taken + bytes / 2) < share;
+      (takes ? task.host_views : kept).push_back(task.views[i]);
+      if (takes) taken += bytes;
+    }
+    std::reverse(kept.begin(), kept.end());
+    std::reverse(task.host_views.begin(), task.host_views.end());
+    task.views = std::move(kept);
+    given += taken;
+  }
+  if (given == 0) return std::nullopt;
+  return in_dram - given;
 }
 
 std::vector<Attention::Piece> Attention::cut(int layer,

@@ -10,11 +10,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "runtime/base/backend.h"
 #include "runtime/sequence.h"
+#include "runtime/share_planner.h"
 #include "runtime/stager.h"
 #include "transfer/memory_pool.h"
 #include "vkv/status.h"
@@ -36,13 +38,16 @@ class Attention {
  public:
   // `stager` may be nullptr: no NVMe tier. pool: of scratch memory, which an engine that cuts
   // itself does not need. Errors: kOutOfMemory.
+  // host_share: as in CacheOptions.
   static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
-                                                 Backend& backend, Stager* stager,
-                                                 MemoryPool& pool);
+                                                 Backend& backend, Stager* stager, MemoryPool& pool,
+                                                 double host_share);
 
   // Of the scratch memory: the partial of one chunk, and up to 4 MiB where a sixteenth of the DRAM
   // budget allows it.
   static size_t scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max);
+
+  const SharePlanner& planner() const { return planner_; }
 
   // Errors: kIo and kDataLoss naming the sequence, and those of the backend.
   Status run(int layer, std::span<const AttentionTask> tasks);
@@ -62,9 +67,18 @@ class Attention {
     float* lse = nullptr;
   };
 
+  // Blocks of one task, some of which the CPU may take.
+  struct TaskBlocks {
+    std::vector<BlockView> views;
+    std::vector<uint64_t>
+        shareable_bytes;  // 0: not in DRAM, or with parts that the CPU cannot read
+    std::vector<BlockView> host_views;
+  };
+
   Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager,
-            MemoryBuffer scratch)
-      : shape_(shape),
+            MemoryBuffer scratch, double host_share)
+      : planner_(host_share),
+        shape_(shape),
         scale_(scale),
         backend_(backend),
         stager_(stager),
@@ -72,6 +86,9 @@ class Attention {
 
   // All in one call of the engine.
   Status run_whole(int layer, std::span<const AttentionTask> tasks);
+  // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns the bytes that
+  // are left to the engine there; nullopt: the CPU gets none.
+  std::optional<uint64_t> share(std::vector<TaskBlocks>& blocks);
   std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
   static void cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
                           int q_begin, int q_end, std::vector<Piece>& pieces);
@@ -95,6 +112,7 @@ class Attention {
     return static_cast<size_t>(q_count) * static_cast<size_t>(shape_.q_heads);
   }
 
+  SharePlanner planner_;
   const KvShape shape_;
   const float scale_;
   Backend& backend_;

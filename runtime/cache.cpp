@@ -46,7 +46,7 @@ class CacheImpl final : public Cache {
       stager_ = std::move(stager);
     }
     VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, backend,
-                                              stager_.get(), dram_));
+                                              stager_.get(), dram_, options_.host_share));
     attention_ = std::move(attention);
     promoter_ = std::make_unique<Promoter>(options_, options_.score_scale, backend, placement_,
                                            dram_, stager_.get());
@@ -470,6 +470,11 @@ CacheStats CacheImpl::stats() const {
   stats.sequence_count = sequences_.size();
   stats.demoted_bytes = placement_.demoted_bytes();
   stats.quality = meter_.stats();
+  const SharePlanner& planner = attention_->planner();
+  stats.host_read_bytes = planner.host_bytes_total();
+  stats.link_read_bytes = planner.device_bytes_total();
+  stats.host_read_rate = planner.host_rate();
+  stats.link_read_rate = planner.device_rate();
   if (!tiers_.store) return stats;
   const BlockStoreStats store = tiers_.store->stats();
   stats.tier[static_cast<size_t>(Tier::kNvme)] = {

@@ -128,6 +128,8 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
     return out_of_range("recent_tokens", std::to_string(options.recent_tokens), "16 to 4096");
   if (options.threads < 0)
     return out_of_range("threads", std::to_string(options.threads), "0 or more");
+  if (options.host_share != -1 && !(options.host_share >= 0 && options.host_share <= 1))
+    return out_of_range("host_share", std::to_string(options.host_share), "0 to 1, or -1");
   if (options.score_scale == 0)
     options.score_scale = 1.0f / std::sqrt(static_cast<float>(options.shape.head_dim));
   if (!std::isfinite(options.score_scale))

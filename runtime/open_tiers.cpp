@@ -19,9 +19,15 @@ constexpr uint64_t kPinnedSlabBytes = uint64_t{64} << 20;
 
 Result<Tiers> open_cuda(const CacheOptions& options) {
   Tiers tiers;
+  std::unique_ptr<Backend> host;
+  if (options.host_share != 0) {
+    VKV_TRY_ASSIGN(cpu, make_cpu_backend({.threads = options.threads}));
+    host = std::move(cpu);
+  }
   VKV_TRY_ASSIGN(engine, make_gpu_engine({.shape = options.shape,
                                           .device_index = options.device_index,
-                                          .stream = options.stream}));
+                                          .stream = options.stream,
+                                          .host = std::move(host)}));
   const uint64_t least = engine.work_bytes + least_hbm_bytes(options);
   if (options.hbm_bytes_max < least)
     return Status(
@@ -43,6 +49,7 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
 
   // 2. DRAM as it is needed.
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
+  VKV_TRY(tiers.dram->charge(engine.host_bytes, "the CPU's part of attention"));
   const uint64_t share = options.dram_bytes_max / 8 / kExtentAlignment * kExtentAlignment;
   auto pinned_source = std::make_unique<SlabSource>(
       std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());

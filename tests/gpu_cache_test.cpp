@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -226,7 +227,19 @@ class GpuCache : public testing::Test {
   static CacheOptions on_gpu(CacheOptions options) {
     options.device = Device::kCuda;
     options.hbm_bytes_max = uint64_t{512} << 20;
+    options.host_share = 0;  // bits are compared
     return options;
+  }
+  // With next to no block in HBM: room for the open tokens of three sequences, and a call.
+  static std::unique_ptr<Cache> crowded(CacheOptions options) {
+    options.hbm_bytes_max = least_hbm(options) + (uint64_t{4} << 20);
+    auto cache = must_open(options);
+    if (cache == nullptr) return cache;
+    const SequenceId other = must_create(*cache);  // pushes out what is compared
+    for (int window = 0; cache->stats().demoted_bytes == 0 && window < 80; ++window)
+      must_step(*cache, {{other, 1000 * window, picture_prompt(0, 1000, 0), true, 60}});
+    EXPECT_GT(cache->stats().demoted_bytes, 0u);
+    return cache;
   }
   static uint64_t least_hbm(CacheOptions options) {
     options.hbm_bytes_max = 1;
@@ -302,21 +315,42 @@ TEST_F(GpuCache, a_prompt_longer_than_the_work_memory_is_cut) {
   }
 }
 
+// The CPU takes its part of what lies in DRAM, of drafts and batches too.
+TEST_F(GpuCache, the_cpu_beside_the_gpu_gives_the_same_answers) {
+  setenv("VKV_CPU", "onednn", /*overwrite=*/1);
+  constexpr KvShape kLarge{.layers = 12, .q_heads = 8, .kv_heads = 4, .head_dim = 128};
+  for (const std::string_view preset : {"exact", "balanced", "visual1", "extreme"}) {
+    auto alone = must_open(on_gpu(on_cpu(preset, kLarge)));
+    const Played want = play(*alone, Values::kPlain);
+    for (const double share : {0.3, 1.0}) {
+      CacheOptions options = on_gpu(on_cpu(preset, kLarge));
+      options.host_share = share;
+      auto both = crowded(options);
+      ASSERT_NE(both, nullptr);
+      const Played got = play(*both, Values::kPlain);
+      double worst = 0;
+      for (size_t i = 0; i < want.outs.size(); ++i)
+        worst = std::max(worst, difference(got.outs[i], want.outs[i]));
+      const CacheStats stats = both->stats();
+      std::cout << preset << ", " << share << ": " << worst << ", CPU " << stats.host_read_bytes
+                << " bytes, link " << stats.link_read_bytes << "\n";
+      EXPECT_LT(worst, ceiling(Values::kPlain, *both)) << preset << ", " << share;
+      EXPECT_GT(stats.host_read_bytes, 0u) << preset << ", " << share;
+      EXPECT_EQ(stats.link_read_bytes > 0, share < 1) << preset << ", " << share;
+      for (const TierStats& tier : stats.tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
+    }
+  }
+  setenv("VKV_CPU", "reference", /*overwrite=*/1);
+}
+
 TEST_F(GpuCache, extents_in_pinned_dram_give_the_same_bits) {
   for (const std::string_view preset : {"exact", "balanced", "visual1", "extreme"}) {
     auto large = must_open(on_gpu(on_cpu(preset)));
     const Played want = play(*large);
     EXPECT_EQ(large->stats().demoted_bytes, 0u);
 
-    // Room for the open tokens of three sequences, a call, and next to no block.
-    CacheOptions options = on_gpu(on_cpu(preset));
-    options.hbm_bytes_max = least_hbm(options) + (uint64_t{4} << 20);
-    auto small = must_open(options);
+    auto small = crowded(on_gpu(on_cpu(preset)));
     ASSERT_NE(small, nullptr);
-    const SequenceId other = must_create(*small);  // pushes out what is compared
-    for (int window = 0; small->stats().demoted_bytes == 0 && window < 80; ++window)
-      must_step(*small, {{other, 1000 * window, picture_prompt(0, 1000, 0), true, 60}});
-    EXPECT_GT(small->stats().demoted_bytes, 0u) << preset;
     const Played got = play(*small);
     for (size_t i = 0; i < want.outs.size(); ++i)
       EXPECT_EQ(

@@ -140,6 +140,15 @@ struct LateError {
   Status encoding;              // what encode() or encode_headers() would have said
 };
 
+// How a call of Backend::attend_shared() went.
+struct ShareTiming {
+  uint64_t host_bytes = 0;    // of blocks that the CPU read
+  uint64_t device_bytes = 0;  // of blocks in host memory that the device read beside it
+  double host_seconds = 0;    // from when the CPU had the queries
+  double device_seconds = 0;  // from when it sent them until its own part was done
+  double wait_seconds = 0;    // that it then waited for the CPU
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -154,6 +163,20 @@ class Backend {
   // Computes every item; they are independent. Parallel inside.
   // Errors: kUnsupported for a shape or codec without a kernel.
   virtual Status attend(std::span<const AttendItem> items) = 0;
+
+  // Where an engine has memory of its own and reads the host's through a link, the CPU may compute
+  // beside it on what lies there. host_items: one for each item, with the same queries, k_mean, out
+  // and lse, no open tokens, and the blocks, in host memory with their headers, that the CPU shall
+  // take; none is fine. An item's out and lse are of both. device_bytes: of the blocks in host
+  // memory among `items`, for the timing. Errors: those of attend; what fails on the CPU later is
+  // an error of late_errors() and of every later call.
+  virtual bool can_share(std::span<const AttendItem>) const { return false; }
+  virtual Status attend_shared(std::span<const AttendItem> items, std::span<const AttendItem>,
+                               uint64_t /*device_bytes*/) {
+    return attend(items);
+  }
+  // Of calls that are done, oldest first. Does not wait.
+  virtual std::optional<ShareTiming> next_share_timing() { return std::nullopt; }
 
   // Merges partials of any number and from anywhere: what another engine computed too, as long as
   // this one can read it. Items are independent.

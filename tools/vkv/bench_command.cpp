@@ -52,7 +52,7 @@ With --torch, what PyTorch takes for the same lengths at bf16, by its fastest wa
 
 constexpr const char* kDecodeAbout = R"(
 A decoder with random weights of a model's shapes, and a cache filled with random K and V, decodes
-one token a step, all in GPU memory:
+one token a step:
   weights, K and V  bytes that a step has to read; of K and V all that is stored, tables included
   bound             these bytes at the speed of a kernel that only reads, measured in the same run
   step              median, from the call until the logits are in host memory
@@ -75,6 +75,14 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   number("--text-tokens", a.text_tokens, 0, 1 << 24, "Of them, text; the rest is visual");
   number("--steps", a.steps, 1, 1 << 20, "Steps; the median counts");
   number("--recent-tokens", a.recent_tokens, 16, 4096, "Newest tokens kept at 16 bit");
+  decode
+      ->add_option("--hbm-budget", a.hbm_budget,
+                   "GPU memory of the cache; what has no room lies in DRAM (default: enough)")
+      ->type_name("SIZE");
+  decode
+      ->add_option("--host-share", a.host_share,
+                   "Of what lies in DRAM, the fraction that the CPU attends to: auto, or 0 to 1")
+      ->capture_default_str();
   CLI::Option* preset = decode->add_option("--preset", a.preset, "Precision preset")
                             ->type_name("NAME")
                             ->capture_default_str();

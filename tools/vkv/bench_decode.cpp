@@ -10,6 +10,8 @@
 
 #include "kernels/gpu_devices.h"
 #include "tools/mllm/cuda/measure_decode.h"
+#include "tools/vkv/byte_size.h"
+#include "tools/vkv/host_share.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
@@ -72,7 +74,18 @@ void print(const BenchDecodeArguments& arguments, const std::string& device,
              measured.read_bytes_per_second * 1e-9);
   fmt::print("weights   {:8.3f} GB a step\n", gb(measured.weight_bytes));
   fmt::print("K and V   {:8.3f} GB a step\n", gb(measured.kv_bytes));
-  fmt::print("bound     {:8.3f} ms  (these bytes at that speed)\n", ms(measured.bound_seconds()));
+  if (measured.dram_bytes > 0) {
+    fmt::print("  in DRAM {:8.3f} GB; the link reads {:.1f} GB/s (a kernel that only reads)\n",
+               gb(measured.dram_bytes), measured.link_bytes_per_second * 1e-9);
+    const auto both = static_cast<double>(measured.host_read_bytes + measured.link_read_bytes);
+    if (both > 0)
+      fmt::print(
+          "          the CPU read {:.1f} % of that at {:.1f} GB/s, the GPU the rest at {:.1f}\n",
+          100 * static_cast<double>(measured.host_read_bytes) / both,
+          measured.host_read_rate * 1e-9, measured.link_read_rate * 1e-9);
+  }
+  fmt::print("bound     {:8.3f} ms  (these bytes at {})\n", ms(measured.bound_seconds()),
+             measured.dram_bytes > 0 ? "the speeds of HBM and the link" : "that speed");
   fmt::print("step      {:8.3f} ms  {:.3f} of the bound (median of {}; slowest {:.3f} ms)\n",
              ms(measured.seconds), measured.seconds / measured.bound_seconds(), arguments.steps,
              ms(measured.seconds_max));
@@ -108,6 +121,12 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
                                                 arguments.text_tokens, arguments.tokens)};
   VKV_TRY_ASSIGN(policy, arguments.policy.empty() ? precision_preset(arguments.preset)
                                                   : policy_from(arguments.policy));
+  VKV_TRY_ASSIGN(share, parse_host_share(arguments.host_share));
+  uint64_t hbm_bytes = 0;
+  if (!arguments.hbm_budget.empty()) {
+    VKV_TRY_ASSIGN(bytes, parse_byte_size(arguments.hbm_budget));
+    hbm_bytes = bytes;
+  }
   VKV_TRY_ASSIGN(devices, list_gpu_devices());
   if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
   VKV_TRY_ASSIGN(measured, measure_decode({.text = shape->text,
@@ -116,7 +135,9 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
                                            .step_count = arguments.steps,
                                            .cache = {.device = Device::kCuda,
                                                      .precision = policy,
-                                                     .recent_tokens = arguments.recent_tokens}}));
+                                                     .recent_tokens = arguments.recent_tokens,
+                                                     .hbm_bytes_max = hbm_bytes,
+                                                     .host_share = share}}));
   if (!arguments.json) {
     print(arguments, devices.front().name, measured);
     return {};
@@ -131,6 +152,12 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
                                {"weight_bytes", measured.weight_bytes},
                                {"kv_bytes", measured.kv_bytes},
                                {"hbm_bytes_used", measured.hbm_bytes},
+                               {"dram_kv_bytes", measured.dram_bytes},
+                               {"link_gb_s", measured.link_bytes_per_second * 1e-9},
+                               {"host_read_bytes", measured.host_read_bytes},
+                               {"host_read_gb_s", measured.host_read_rate * 1e-9},
+                               {"link_read_bytes", measured.link_read_bytes},
+                               {"link_read_gb_s", measured.link_read_rate * 1e-9},
                                {"bound_ms", measured.bound_seconds() * 1e3},
                                {"step_ms", measured.seconds * 1e3},
                                {"step_ms_max", measured.seconds_max * 1e3},

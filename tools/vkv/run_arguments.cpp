@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "tools/vkv/byte_size.h"
+#include "tools/vkv/host_share.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
@@ -123,6 +124,13 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       .add_option("--dram-budget", a.dram_budget,
                   "Memory that the KV cache may take; with --device cuda what HBM has no room for")
       ->type_name("SIZE")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--host-share", a.host_share,
+                  "With --device cuda: of what lies in DRAM, the fraction that the CPU attends to "
+                  "beside the GPU: auto (by measured speed) or 0 to 1; 0 makes runs repeatable "
+                  "to the last bit")
       ->capture_default_str()
       ->group(group);
   command
@@ -302,6 +310,8 @@ Result<SessionOptions> session_options(const RunArguments& a) {
     options.cache.device = Device::kCuda;
     options.cache.device_index = a.device_index;
     VKV_TRY(size("--hbm-budget", a.hbm_budget, options.cache.hbm_bytes_max));
+    VKV_TRY_ASSIGN(share, parse_host_share(a.host_share));
+    options.cache.host_share = share;
   }
   VKV_TRY(size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
   VKV_TRY(size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));

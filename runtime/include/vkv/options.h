@@ -141,6 +141,12 @@ struct CacheOptions {
   // 0: 8, or fewer where they would take more than an eighth of the DRAM budget.
   int prefetch_extents = 0;
 
+  // On CUDA: of what a decode step reads in DRAM, the fraction for the CPU, which attends beside
+  // the GPU; the GPU reads the rest through its link. -1: what ends soonest, by rates that are
+  // measured call by call; outputs then differ in their last bits from run to run. 0: all by the
+  // GPU, and outputs do not depend on where blocks lie.
+  double host_share = -1;
+
   // Worker threads; 0: all that the process may use. VKV_CPU=reference|onednn forces an engine.
   int threads = 0;
 };

@@ -45,6 +45,7 @@ class DecodeBench {
                            .head_dim = text.head_dim};
     cache_options.element = ElementType::kF32;
     cache_options.stream = context->stream();
+    cache_options.dram_bytes_max = budget(options);
     if (cache_options.hbm_bytes_max == 0) cache_options.hbm_bytes_max = budget(options);
     VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
     VKV_TRY_ASSIGN(sequence, cache->create_sequence());
@@ -210,10 +211,21 @@ Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options
   }
   result.kv_bytes = bits / 8;
   result.bits_per_value = static_cast<double>(bits) / static_cast<double>(values);
+  const CacheStats before = bench->cache().stats();
   VKV_TRY_ASSIGN(seconds, bench->steps(options.step_count));
   result.seconds = median(seconds);
   result.seconds_max = *std::max_element(seconds.begin(), seconds.end());
-  result.hbm_bytes = bench->cache().stats().tier[static_cast<size_t>(Tier::kHbm)].bytes_used;
+  const CacheStats used = bench->cache().stats();
+  result.hbm_bytes = used.tier[static_cast<size_t>(Tier::kHbm)].bytes_used;
+  result.dram_bytes = used.demoted_bytes;
+  result.host_read_bytes = used.host_read_bytes - before.host_read_bytes;
+  result.link_read_bytes = used.link_read_bytes - before.link_read_bytes;
+  result.host_read_rate = used.host_read_rate;
+  result.link_read_rate = used.link_read_rate;
+  if (result.dram_bytes > 0) {
+    VKV_TRY_ASSIGN(link, measure_read_speed(Tier::kDram));
+    result.link_bytes_per_second = link;
+  }
 
   const int few = std::max(1, options.step_count / 4);
   bench->decoder().set_graphs(false);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "tools/mllm/model_config.h"
@@ -25,6 +26,13 @@ struct DecodeMeasurement {
   uint64_t hbm_bytes = 0;     // of the cache's budget, in use
   double bits_per_value = 0;  // of K and V
   double read_bytes_per_second = 0;
+  uint64_t dram_bytes = 0;  // of K and V, in DRAM
+  double link_bytes_per_second = 0;
+  // Of the steps, what the CPU and the GPU read of that, and how fast (CacheStats).
+  uint64_t host_read_bytes = 0;
+  uint64_t link_read_bytes = 0;
+  double host_read_rate = 0;
+  double link_read_rate = 0;
   double seconds = 0;        // with the logits on the host
   double seconds_max = 0;    // the slowest: with a block sealed in every layer, if there was one
   double seconds_plain = 0;  // without CUDA graphs
@@ -32,8 +40,12 @@ struct DecodeMeasurement {
   double products_seconds = 0;   // with weights, alone, one behind another
   double cublas_seconds = 0;     // the same by cuBLASLt
 
+  // What lies in DRAM comes through the link while the weights are read, and after that.
   double bound_seconds() const {
-    return static_cast<double>(weight_bytes + kv_bytes) / read_bytes_per_second;
+    const double hbm_seconds =
+        static_cast<double>(weight_bytes + kv_bytes - dram_bytes) / read_bytes_per_second;
+    if (dram_bytes == 0) return hbm_seconds;
+    return std::max(hbm_seconds, static_cast<double>(dram_bytes) / link_bytes_per_second);
   }
 };
 

@@ -1,0 +1,50 @@
+// share_planner.cpp: the balance of two times.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/share_planner.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace vkv {
+namespace {
+
+// A layer that has fewer in DRAM is not worth a handshake of some 20 us.
+constexpr uint64_t kBytesMin = uint64_t{1} << 20;
+// Both paths keep some work, or nobody would notice that one has become faster.
+constexpr double kFractionMin = 0.02;
+constexpr double kPower = 0.08;  // calls are measured up to 8 calls late: 0.2 would swing
+constexpr double kNewest = 0.1;  // weight of a call in the mean rates
+
+void take(uint64_t bytes, double seconds, double& rate) {
+  if (bytes == 0 || seconds <= 0) return;
+  const double now = static_cast<double>(bytes) / seconds;
+  rate = rate == 0 ? now : rate + kNewest * (now - rate);
+}
+
+}  // namespace
+
+uint64_t SharePlanner::host_bytes(uint64_t byte_count) const {
+  const auto bytes = static_cast<double>(byte_count);
+  if (fixed_ >= 0) return static_cast<uint64_t>(std::min(fixed_, 1.0) * bytes);
+  return byte_count < kBytesMin ? 0 : static_cast<uint64_t>(fraction_ * bytes);
+}
+
+void SharePlanner::add(const ShareTiming& timing) {
+  host_bytes_total_ += timing.host_bytes;
+  device_bytes_total_ += timing.device_bytes;
+  take(timing.host_bytes, timing.host_seconds, host_rate_);
+  take(timing.device_bytes, timing.device_seconds, device_rate_);
+
+  if (timing.device_seconds <= 0) return;
+  // With the handshake, which shows where the device waited.
+  const double host_seconds =
+      timing.wait_seconds > 1e-6
+          ? std::max(timing.host_seconds, timing.device_seconds + timing.wait_seconds)
+          : timing.host_seconds;
+  if (host_seconds <= 0) return;
+  const double odds =
+      fraction_ / (1 - fraction_) * std::pow(timing.device_seconds / host_seconds, kPower);
+  fraction_ = std::clamp(odds / (1 + odds), kFractionMin, 1 - kFractionMin);
+}
+
+}  // namespace vkv
