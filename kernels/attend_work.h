@@ -54,6 +54,7 @@ struct MergeTask {
 
 inline constexpr int kTaskUnitsMax = 96;  // block table entries that a thread block copies
 inline constexpr int kRowsPerTile = 4;    // query rows of a product: a column each for hi and lo
+inline constexpr int kSlotRowsMost = 2 * kRowsPerTile;
 
 // Tokens of a unit with so many padded channels, at most: those of a block.
 VKV_HD constexpr int unit_tokens(int channels) { return tokens_per_block(channels); }

@@ -8,8 +8,6 @@
 namespace vkv {
 namespace {
 
-constexpr int kRowsMost = 2 * kRowsPerTile;
-
 AttendSource source_of(const AttendItem& item) {
   AttendSource source{.q = item.q,
                       .k_mean = item.k_mean,
@@ -95,7 +93,7 @@ int slot_rows(std::span<const AttendItem> items) {
   const bool few = std::all_of(items.begin(), items.end(), [](const AttendItem& item) {
     return item.q_len * item.shape.group() <= kRowsPerTile;
   });
-  return few ? kRowsPerTile : kRowsMost;
+  return few ? kRowsPerTile : kSlotRowsMost;
 }
 
 Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, int rows) {
@@ -154,10 +152,10 @@ Result<GpuAttend> GpuAttend::make(const GpuAttendOptions& options) {
   if (options.head_dim == 0) return Result<GpuAttend>(std::move(attend));
 
   VKV_TRY_ASSIGN(channels, kernel_channels(options.head_dim));
-  for (const int rows : {kRowsPerTile, kRowsMost})
+  for (const int rows : {kRowsPerTile, kSlotRowsMost})
     VKV_TRY(attend.resident(channels, rows).status());
   if (attend.grows_) return Result<GpuAttend>(std::move(attend));
-  const size_t rows = static_cast<size_t>(options.slots_max) * kRowsMost;
+  const size_t rows = static_cast<size_t>(options.slots_max) * kSlotRowsMost;
   VKV_TRY(grow(attend.partials_, rows * static_cast<size_t>(channels)));
   VKV_TRY(grow(attend.max_and_sum_, rows));
   return Result<GpuAttend>(std::move(attend));

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/attend_waves.h"
 #include "kernels/cuda_handles.h"
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
@@ -33,7 +34,6 @@ constexpr size_t kTableBytes = size_t{32} << 20;      // of attention, of all la
 constexpr size_t kKeptRingBytes = size_t{1} << 20;    // of row indices on their way
 constexpr size_t kListedRowsMax = size_t{256} << 10;  // of one call of the encoder
 constexpr int64_t kSlotsMin = 4096;                   // partials of attention at once
-constexpr int kSlotRows = 2 * kRowsPerTile;           // at most
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -124,10 +124,6 @@ class GpuBackend final : public Backend {
   Status encoding(Work&& work);
   bool waits() const { return own_stream_.get() != nullptr; }
   Status noted(Status status);
-  // Slots of attention that so many queries of an item take, at most, and blocks of their tasks.
-  int64_t groups_of(const AttendItem& item, int q_count) const;
-  int64_t task_blocks_of(const AttendItem& item, int64_t groups) const;
-  int queries_that_fit(const AttendItem& item, int q_begin, int64_t groups, int64_t blocks) const;
   Status check_room(size_t byte_count, size_t row_count, const char* purpose) const;
 
   const int device_;
@@ -204,70 +200,24 @@ Status GpuBackend::noted(Status status) {
   return status;
 }
 
-int64_t GpuBackend::groups_of(const AttendItem& item, int q_count) const {
-  const int64_t rows = int64_t{q_count} * item.shape.group();
-  return (rows + kSlotRows / 2 - 1) / (kSlotRows / 2) * item.shape.kv_heads;
-}
-
-int64_t GpuBackend::task_blocks_of(const AttendItem& item, int64_t groups) const {
-  return groups * (units_of(item) + kTaskUnitsMax - 1) / kTaskUnitsMax;
-}
-
-int GpuBackend::queries_that_fit(const AttendItem& item, int q_begin, int64_t groups,
-                                 int64_t blocks) const {
-  // Slots are no more than groups, and one more for each task that a group is cut into.
-  const int rest = item.q_len - q_begin;
-  for (int count = rest; count > 0; count /= 2) {
-    const int64_t more = groups_of(item, count);
-    if (groups + more + blocks + task_blocks_of(item, more) <= slots_max_ / 2) return count;
-  }
-  return 0;
-}
-
 Status GpuBackend::attend(std::span<const AttendItem> items) {
   for (const AttendItem& item : items)
     if (!is_aligned(item.q) || !is_aligned(item.out))
       return {Code::kInvalidArgument, "q and out must be 16-byte aligned on device cuda"};
   const TraceRange trace("attend");
   return on_device([&]() -> Status {
-    std::vector<AttendItem> wave;
-    int64_t groups = 0, blocks = 0;
-    const auto flush = [&]() -> Status {
-      VKV_TRY(attend_.attend(wave, stream_));
-      wave.clear();
-      groups = blocks = 0;
-      return {};
-    };
+    std::vector<AttendItem> others;
     for (const AttendItem& item : items) {
-      if (prefill_ && prefill_->pays(item)) {
-        Status status = prefill_->attend(item, stream_);
-        if (status.ok()) continue;
-        if (status.code() != Code::kUnsupported) return status;  // else as below
-      }
-      for (int q_begin = 0; q_begin < item.q_len;) {
-        int count = queries_that_fit(item, q_begin, groups, blocks);
-        if (count == 0 && !wave.empty()) {
-          VKV_TRY(flush());
-          continue;
-        }
-        count = std::max(count, 1);
-        const size_t at = static_cast<size_t>(q_begin) * static_cast<size_t>(item.shape.q_heads);
-        const size_t head_dim = static_cast<size_t>(item.shape.head_dim);
-        AttendItem part = item;
-        part.q = item.q + at * head_dim;
-        part.out = item.out + at * head_dim;
-        part.lse = item.lse + at;
-        part.q_len = count;
-        // Later queries of the item see later open tokens: leave those out.
-        if (item.causal) part.open.token_count -= item.q_len - (q_begin + count);
-        wave.push_back(part);
-        const int64_t more = groups_of(item, count);
-        groups += more;
-        blocks += task_blocks_of(item, more);
-        q_begin += count;
-      }
+      Status status(Code::kUnsupported, "");
+      if (prefill_ && prefill_->pays(item)) status = prefill_->attend(item, stream_);
+      if (status.code() == Code::kUnsupported)
+        others.push_back(item);
+      else
+        VKV_TRY(status);
     }
-    return wave.empty() ? Status() : flush();
+    for (const std::vector<AttendItem>& wave : attend_waves(others, slots_max_))
+      VKV_TRY(attend_.attend(wave, stream_));
+    return {};
   });
 }
 
@@ -487,10 +437,10 @@ Result<GpuEngine> make_gpu_engine(GpuEngineOptions options) {
 
   // 1. Attention: a head_dim with kernels, and the most partials of a call.
   const AttendItem smallest{.shape = options.shape, .q_len = 1};
-  VKV_TRY(plan_attend({&smallest, 1}, 1, kSlotRows).status());
+  VKV_TRY(plan_attend({&smallest, 1}, 1, kSlotRowsMost).status());
   VKV_TRY_ASSIGN(channels, kernel_channels(options.shape.head_dim));
   int64_t slots_max = kSlotsMin;
-  for (const int rows : {kSlotRows / 2, kSlotRows}) {
+  for (const int rows : {kRowsPerTile, kSlotRowsMost}) {
     VKV_TRY_ASSIGN(resident, resident_tasks(channels, rows));
     slots_max = std::max<int64_t>(slots_max, 2 * resident * properties.multiProcessorCount);
   }

@@ -470,11 +470,7 @@ CacheStats CacheImpl::stats() const {
   stats.sequence_count = sequences_.size();
   stats.demoted_bytes = placement_.demoted_bytes();
   stats.quality = meter_.stats();
-  const SharePlanner& planner = attention_->planner();
-  stats.host_read_bytes = planner.host_bytes_total();
-  stats.link_read_bytes = planner.device_bytes_total();
-  stats.host_read_rate = planner.host_rate();
-  stats.link_read_rate = planner.device_rate();
+  attention_->planner().report(stats);
   if (!tiers_.store) return stats;
   const BlockStoreStats store = tiers_.store->stats();
   stats.tier[static_cast<size_t>(Tier::kNvme)] = {

@@ -29,6 +29,13 @@ uint64_t SharePlanner::host_bytes(uint64_t byte_count) const {
   return byte_count < kBytesMin ? 0 : static_cast<uint64_t>(fraction_ * bytes);
 }
 
+void SharePlanner::report(CacheStats& stats) const {
+  stats.host_read_bytes = host_bytes_total_;
+  stats.link_read_bytes = device_bytes_total_;
+  stats.host_read_rate = host_rate_;
+  stats.link_read_rate = device_rate_;
+}
+
 void SharePlanner::add(const ShareTiming& timing) {
   host_bytes_total_ += timing.host_bytes;
   device_bytes_total_ += timing.device_bytes;

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "runtime/base/backend.h"
+#include "vkv/stats.h"
 
 namespace vkv {
 
@@ -25,12 +26,8 @@ class SharePlanner {
 
   void add(const ShareTiming& timing);
 
-  // So far.
-  uint64_t host_bytes_total() const { return host_bytes_total_; }
-  uint64_t device_bytes_total() const { return device_bytes_total_; }
-  // Bytes a second, of late; 0: not measured yet.
-  double host_rate() const { return host_rate_; }
-  double device_rate() const { return device_rate_; }
+  // Its part of the stats: bytes so far, and rates of late.
+  void report(CacheStats& stats) const;
 
  private:
   const double fixed_;
