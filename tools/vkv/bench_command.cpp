@@ -93,11 +93,14 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
 }
 
 constexpr const char* kCpuAbout = R"(
-Attention on the CPU over what a cache has encoded into DRAM, and for each pair of codecs
-  MB             of a layer: records, the 128 newest tokens at 16 bit, tables
+Attention on the CPU over records of random codes in DRAM, cut into extents as a cache cuts them, and
+for each engine and pair of codecs
+  MB             of a layer: records, and the 128 newest tokens at 16 bit
   us             of one call, layer after layer; together they are several times any L3 cache
-  of read        that speed against the same threads that only read
-  ns/token-head  of one thread, for each token and KV head)";
+  of read        that speed against the same number of threads that only read
+  ns/token-head  of one thread, for each token and KV head
+With --torch, what PyTorch takes for the same lengths at bf16 on as many threads, and
+  torch          its time over ours: above 1, we are faster)";
 
 void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   CLI::App* cpu = command.add_subcommand("cpu", "Attention on the CPU, by codec");
@@ -116,6 +119,9 @@ void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   cpu->add_option("--codecs", a.codecs, "Codecs of K and V, or pairs")
       ->delimiter(',')
       ->capture_default_str();
+  cpu->add_option("--engines", a.engines, "Engines to measure, as VKV_CPU has them")
+      ->delimiter(',');
+  cpu->add_option("--torch", a.torch, "A Python interpreter with PyTorch, to compare with");
   cpu->add_flag("--json", a.json, "Print as JSON");
 }
 

@@ -1,4 +1,4 @@
-// bench_cpu.h: `vkv bench cpu`: how fast attention on the CPU reads what a cache has encoded.
+// bench_cpu.h: `vkv bench cpu`: how fast attention on the CPU reads records, against DRAM.
 // SPDX-License-Identifier: Apache-2.0
 //
 // The question: is attention bound by DRAM? Napkin, for 16 threads that read 200 GB/s together: a
@@ -23,13 +23,16 @@ struct BenchCpuArguments {
   int q_len = 1;
   int threads = 0;                                                     // 0: all usable
   std::vector<std::string> codecs = {"bf16", "i8", "i4", "i2", "i1"};  // or pairs: i4/i2
-  int repetitions = 5;  // of a round over all layers; the median counts
+  std::vector<std::string> engines;  // of CpuBackendOptions; empty: the one that would be chosen
+  int repetitions = 5;               // of a round over all layers; the median counts
+  std::string torch;  // a Python interpreter with PyTorch, to be measured beside; or empty
   bool json = false;
 };
 
-// Prints a row a codec pair to standard output: bytes, median time, and the fraction of the speed
-// at which the same threads only read, measured in the same run.
-// Errors: kInvalidArgument for a shape or codecs that cannot be, kOutOfMemory.
+// Prints a row for each engine and codec pair to standard output: bytes, median time, and the
+// fraction of the speed at which the same number of threads only read, measured in the same run.
+// Errors: kInvalidArgument for a shape, codecs or engines that cannot be, kUnsupported for an
+// engine that this CPU cannot run, or a Python without PyTorch.
 Status bench_cpu(const BenchCpuArguments& arguments);
 
 }  // namespace vkv

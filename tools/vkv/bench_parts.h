@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -25,6 +27,11 @@ inline BenchMemory allocate_for_bench(size_t byte_count) {
       std::aligned_alloc(kExtentAlignment, round_up_bytes(byte_count, kExtentAlignment))));
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
+}
+
+// As a cache asks for its memory. Only advice.
+inline void advise_huge_pages(std::byte* memory, size_t byte_count) {
+  (void)madvise(memory, byte_count, MADV_HUGEPAGE);
 }
 
 // Median of the seconds that `body` takes; the first run, which also touches the memory, is left

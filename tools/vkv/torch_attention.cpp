@@ -63,7 +63,7 @@ Result<std::string> output_of(std::vector<std::string> words) {
 Result<TorchAttention> measure_torch_attention(const TorchAttentionOptions& options) {
   std::vector<std::string> words = {options.python, "-c", torch_attention_script()};
   for (const int number : {options.shape.q_heads, options.shape.kv_heads, options.shape.head_dim,
-                           options.token_count, options.batch, options.q_len})
+                           options.token_count, options.batch, options.q_len, options.cpu_threads})
     words.push_back(std::to_string(number));
   VKV_TRY_ASSIGN(output, output_of(std::move(words)));
   const auto json = nlohmann::json::parse(output, nullptr, /*allow_exceptions=*/false);

@@ -16,7 +16,8 @@ struct TorchAttentionOptions {
   KvShape shape;       // `layers` is ignored
   int token_count = 0;
   int batch = 1;
-  int q_len = 1;  // as AttendMeasurementOptions has it
+  int q_len = 1;        // as AttendMeasurementOptions has it
+  int cpu_threads = 0;  // 0: on the GPU
 };
 
 struct TorchAttentionRow {

@@ -1,13 +1,15 @@
-# torch_attention.py: how fast PyTorch attends at 16 bit to the lengths that `vkv bench attend` has.
+# torch_attention.py: how fast PyTorch attends at 16 bit to the lengths that `vkv bench attend` and
+# `vkv bench cpu` have.
 # SPDX-License-Identifier: Apache-2.0
 #
-# python -c SCRIPT Q_HEADS KV_HEADS HEAD_DIM TOKENS BATCH Q_LEN
+# python -c SCRIPT Q_HEADS KV_HEADS HEAD_DIM TOKENS BATCH Q_LEN CPU_THREADS
 #
 # Prints a JSON object: the version, and for each way its name and seconds of a call, or why it does
-# not work. K and V are bf16 in device memory. With many queries Q_LEN tokens more are theirs, seen
-# causally.
+# not work. K and V are bf16 in device memory, or in the CPU's if
+# CPU_THREADS is not 0. With many queries Q_LEN tokens more are theirs, seen causally, on the GPU.
 import json
 import sys
+import time
 import warnings
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 ROUNDS = 15
+CPU_ROUNDS = 3
 CACHE_BYTES = 256 << 20  # several times any L2
 PREFILL_MIN = 17  # queries
 BACKENDS = {
@@ -23,6 +26,16 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
+
+
+def median_cpu_seconds(call, layers):
+    seconds = []
+    for _ in range(CPU_ROUNDS + 1):
+        begin = time.perf_counter()
+        for layer in layers:
+            call(*layer)
+        seconds.append(time.perf_counter() - begin)
+    return sorted(seconds[1:])[CPU_ROUNDS // 2] / len(layers)
 
 
 def median_seconds(call, layers):
@@ -36,6 +49,13 @@ def median_seconds(call, layers):
         end.synchronize()
         milliseconds.append(begin.elapsed_time(end))
     return sorted(milliseconds[1:])[ROUNDS // 2] * 1e-3 / len(layers)
+
+
+def cpu_ways(group):
+    def attend(q, k, v):
+        return scaled_dot_product_attention(q, k, v, **({"enable_gqa": True} if group > 1 else {}))
+
+    yield "scaled_dot_product_attention", attend
 
 
 def ways(group, q_len, tokens):
@@ -66,24 +86,29 @@ def ways(group, q_len, tokens):
 
 def main():
     warnings.simplefilter("ignore")  # about ways that do not work
-    q_heads, kv_heads, head_dim, tokens, batch, q_len = map(int, sys.argv[1:7])
-    if q_len >= PREFILL_MIN:
+    q_heads, kv_heads, head_dim, tokens, batch, q_len, cpu_threads = map(int, sys.argv[1:8])
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    elif q_len >= PREFILL_MIN:
         tokens += q_len
+    device = "cpu" if cpu_threads else "cuda"
 
     def random(heads, rows):
-        return torch.randn(batch, heads, rows, head_dim, device="cuda", dtype=torch.bfloat16)
+        return torch.randn(batch, heads, rows, head_dim, device=device, dtype=torch.bfloat16)
 
     layer_bytes = 4 * batch * kv_heads * tokens * head_dim
     q = random(q_heads, q_len)
     layers = [
         (q, random(kv_heads, tokens), random(kv_heads, tokens))
-        for _ in range(max(4, -(-CACHE_BYTES // layer_bytes)))
+        for _ in range(max(2 if cpu_threads else 4, -(-CACHE_BYTES // layer_bytes)))
     ]
     rows = []
-    for name, call in ways(q_heads // kv_heads, q_len, tokens):
+    group = q_heads // kv_heads
+    for name, call in cpu_ways(group) if cpu_threads else ways(group, q_len, tokens):
         try:
             with torch.no_grad():
-                rows.append({"way": name, "seconds": median_seconds(call, layers)})
+                measure = median_cpu_seconds if cpu_threads else median_seconds
+                rows.append({"way": name, "seconds": measure(call, layers)})
         except (RuntimeError, ValueError, TypeError) as error:
             rows.append({"way": name, "refused": str(error).splitlines()[0]})
     print(json.dumps({"version": torch.__version__, "rows": rows}))
