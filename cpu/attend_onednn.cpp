@@ -11,6 +11,7 @@
 #include "cpu/arena_backend.h"
 #include "cpu/cpu_features.h"
 #include "cpu/parallel.h"
+#include "cpu/products_onednn.h"
 #include "cpu/tile_attention.h"
 #include "runtime/base/check.h"
 
@@ -48,13 +49,22 @@ double attending_ns(const AttendItem& item) {
   return 0.05 * tokens * item.shape.kv_heads * item.shape.head_dim * (1 + rows);
 }
 
+struct Worker {
+  Worker(const MatrixUnit& unit, BrgemmCache& kernels)
+      : products(tile_functions_for(unit), kernels),
+        attention(tile_functions_for(unit), products, unit.exact_8_bit) {}
+
+  OnednnProducts products;
+  TileAttention attention;
+};
+
 class OnednnBackend final : public ArenaBackend {
  public:
   OnednnBackend(int threads, const MatrixUnit& unit)
       : ArenaBackend(threads, strip_functions_for(unit)),
         unit_(unit),
         name_("cpu-onednn (" + std::string(unit.name) + ")"),
-        workers_([this] { return TileAttention(unit_, tile_functions_for(unit_), kernels_); }) {}
+        workers_([this] { return std::make_unique<Worker>(unit_, kernels_); }) {}
 
   std::string_view name() const override { return name_; }
 
@@ -67,8 +77,9 @@ class OnednnBackend final : public ArenaBackend {
       split(item, &tasks);
     }
     return arena().execute([&] {
-      return parallel_status(tasks.size(), work_ns,
-                             [&](size_t i) { return workers_.local().attend(tasks[i]); });
+      return parallel_status(tasks.size(), work_ns, [&](size_t i) {
+        return workers_.local()->attention.attend(tasks[i]);
+      });
     });
   }
 
@@ -76,7 +87,7 @@ class OnednnBackend final : public ArenaBackend {
   const MatrixUnit unit_;
   const std::string name_;
   BrgemmCache kernels_;
-  tbb::enumerable_thread_specific<TileAttention> workers_;
+  tbb::enumerable_thread_specific<std::unique_ptr<Worker>> workers_;
 };
 
 }  // namespace

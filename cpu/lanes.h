@@ -59,10 +59,13 @@ inline double sum_of_lanes(Doubles x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 
-// Rounds to nearest even; |x| < 2^22.
-inline Floats round_of(Floats x) {
-  const Floats shift = all(0x1.8p23f);
-  return (x + shift) - shift;
+// A float near this one has its integer part in the low bits: adding it rounds to nearest even.
+inline constexpr float kRoundingShift = 0x1.8p23f;
+
+// The two low bytes of each lane.
+inline void store_planes(Ints lanes, uint8_t* high, uint8_t* low) {
+  store(high, __builtin_convertvector(lanes >> 8, Bytes));
+  store(low, __builtin_convertvector(lanes, Bytes));
 }
 
 // e^x for x <= 0, to 1e-7 of the result; e^-87 below -87, short of subnormals. NaN stays NaN.
@@ -70,7 +73,8 @@ inline Floats round_of(Floats x) {
 inline Floats exp_of(Floats x) {
   const Floats least = all(-87.0f);
   const Floats clamped = x < least ? least : x;
-  const Floats n = round_of(clamped * 1.44269504088896341f);
+  const Floats shifted = clamped * 1.44269504088896341f + all(kRoundingShift);
+  const Floats n = shifted - all(kRoundingShift);
   const Floats f = clamped - n * 0.693359375f + n * 2.12194440e-4f;
   Floats p = all(1.9875691500e-4f);
   p = p * f + 1.3981999507e-3f;
@@ -79,7 +83,7 @@ inline Floats exp_of(Floats x) {
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1.0f;
-  const Floats power = from_bits((to_ints(n) + 127) << 23);
+  const Floats power = from_bits((bits_of(shifted) + 127) << 23);  // what stood above n is lost
   return p * power;
 }
 

@@ -15,13 +15,18 @@
 namespace vkv::VKV_ISA {
 namespace {
 
-// Adds sixteen exact products to eight sums.
-inline Doubles add_products_of(Floats a, Floats b, Doubles sums) {
-  const Doubles low =
-      __builtin_convertvector(low_half(a), Doubles) * __builtin_convertvector(low_half(b), Doubles);
-  const Doubles high = __builtin_convertvector(high_half(a), Doubles) *
-                       __builtin_convertvector(high_half(b), Doubles);
-  return sums + low + high;
+inline Doubles load_doubles(const float* from) {
+  return __builtin_convertvector(load<Floats8>(from), Doubles);
+}
+
+// a.b in double precision.
+inline double dot_of(const float* a, const double* b, int channels) {
+  Doubles even = {}, odd = {};
+  for (int c = 0; c < channels; c += kLanes) {
+    even += load_doubles(a + c) * load<Doubles>(b + c);
+    odd += load_doubles(a + c + 8) * load<Doubles>(b + c + 8);
+  }
+  return sum_of_lanes(even + odd);
 }
 
 // The largest |q * scale| of a row. Bits of non-negative floats compare like the floats, and those
@@ -41,24 +46,20 @@ inline float row_magnitude(const float* q, int channels, const float* scale) {
   return magnitude;
 }
 
-// Writes a row's planes; returns its beta.
-inline double make_row_planes(const float* q, int channels, const float* scale, const float* zero,
-                              float step, float code_middle, uint8_t* high, uint8_t* low) {
+// Writes a row's planes; returns what rounding took off q * scale, summed over the channels.
+inline float make_row_planes(const float* q, int channels, const float* scale, float step,
+                             uint8_t* high, uint8_t* low) {
   // A row so small that its step is subnormal has no score to speak of, and no inverse.
   const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
-  Doubles zeros = {};
+  const Floats shift = all(kRoundingShift + 32768.0f);
   Floats rest_sum = {};
   for (int c = 0; c < channels; c += kLanes) {
-    const Floats row = load<Floats>(q + c);
-    const Floats scaled = row * load<Floats>(scale + c);
-    const Floats rounded = round_of(scaled * inverse);
-    zeros = add_products_of(row, load<Floats>(zero + c), zeros);
-    rest_sum += scaled - rounded * step;
-    const Ints unsigned_steps = to_ints(rounded) + 32768;
-    store(high + c, __builtin_convertvector(unsigned_steps >> 8, Bytes));
-    store(low + c, __builtin_convertvector(unsigned_steps & 255, Bytes));
+    const Floats scaled = load<Floats>(q + c) * load<Floats>(scale + c);
+    const Floats shifted = scaled * inverse + shift;  // its low 16 bits are steps + 32768
+    rest_sum += scaled - (shifted - shift) * step;
+    store_planes(bits_of(shifted), high + c, low + c);
   }
-  return sum_of_lanes(zeros) + double{code_middle} * double{sum_of_lanes(rest_sum)};
+  return sum_of_lanes(rest_sum);
 }
 
 // out = keep * out + gain * (scale * product) + shift * zero over one row.
@@ -81,31 +82,29 @@ inline void add_row(const Product& product, int row, float gain, float shift,
 }  // namespace
 
 void make_query_planes(const float* q, int rows, int channels, const float* scale,
-                       const float* zero, float code_middle, const QueryPlanes& planes) {
+                       const double* zero, float code_middle, const QueryPlanes& planes) {
   // In two passes, so that the second does not wait for each row's maximum.
   for (int row = 0; row < rows; ++row)
     planes.step[row] =
         row_magnitude(q + static_cast<size_t>(row) * channels, channels, scale) / kQuerySteps;
-  for (int row = 0; row < rows; ++row)
-    planes.beta[row] = make_row_planes(q + static_cast<size_t>(row) * channels, channels, scale,
-                                       zero, planes.step[row], code_middle,
+  for (int row = 0; row < rows; ++row) {
+    const float* source = q + static_cast<size_t>(row) * channels;
+    const float rest = make_row_planes(source, channels, scale, planes.step[row],
                                        planes.planes + static_cast<size_t>(row) * channels,
                                        planes.planes + static_cast<size_t>(rows + row) * channels);
+    planes.beta[row] = dot_of(source, zero, channels) + double{code_middle} * double{rest};
+  }
   std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
               static_cast<size_t>(channels));
 }
 
-void scale_queries(const float* q, int rows, int channels, const float* scale, const float* zero,
+void scale_queries(const float* q, int rows, int channels, const float* scale, const double* zero,
                    float* scaled, double* beta) {
   for (int row = 0; row < rows; ++row) {
     const size_t at = static_cast<size_t>(row) * channels;
-    Doubles zeros = {};
-    for (int c = 0; c < channels; c += kLanes) {
-      const Floats x = load<Floats>(q + at + c);
-      zeros = add_products_of(x, load<Floats>(zero + c), zeros);
-      store(scaled + at + c, x * load<Floats>(scale + c));
-    }
-    beta[row] = sum_of_lanes(zeros);
+    for (int c = 0; c < channels; c += kLanes)
+      store(scaled + at + c, load<Floats>(q + at + c) * load<Floats>(scale + c));
+    beta[row] = dot_of(q + at, zero, channels);
   }
 }
 

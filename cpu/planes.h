@@ -8,8 +8,8 @@
 namespace vkv::VKV_ISA {
 
 void make_query_planes(const float* q, int rows, int channels, const float* scale,
-                       const float* zero, float code_middle, const QueryPlanes& planes);
-void scale_queries(const float* q, int rows, int channels, const float* scale, const float* zero,
+                       const double* zero, float code_middle, const QueryPlanes& planes);
+void scale_queries(const float* q, int rows, int channels, const float* scale, const double* zero,
                    float* scaled, double* beta);
 void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
                         float factor, float* scores);

@@ -81,12 +81,11 @@ void softmax_planes(const TileWeights& weights) {
     for (; t < visible; t += kLanes) {
       // Never below -0.5 nor above kPlaneSteps + 0.5, so it rounds into 16 bits without a clamp.
       const Floats exact = weights_at(scores, t, visible, max) * kPlaneSteps + rest;
-      const Floats rounded = round_of(exact);
+      const Floats shifted = exact + all(kRoundingShift);
+      const Floats rounded = shifted - all(kRoundingShift);
       rest = exact - rounded;
       sum += rounded;
-      const Ints steps = to_ints(rounded);
-      store(high + t, __builtin_convertvector(steps >> 8, Bytes));
-      store(low + t, __builtin_convertvector(steps & 255, Bytes));
+      store_planes(bits_of(shifted), high + t, low + t);
     }
     for (; t < weights.tokens; t += kLanes) {
       store(high + t, Bytes{});

@@ -4,17 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "runtime/base/codec.h"
 
 namespace vkv {
 namespace {
-
-// Few rows are multiplied as they are; more in eights, so that there are few different kernels.
-// Buffers have room for the rows that this adds.
-int kernel_rows(int rows) { return rows <= 16 ? rows : round_up(rows, 8); }
 
 // What unpack_bytes() takes off a code, so that 8-bit ones fit a signed byte.
 float bias_of(Codec codec) { return codec == Codec::kI8 ? 128.0f : 0.0f; }
@@ -25,6 +20,12 @@ constexpr float kPlaneSumMin = 1.5f;
 
 float middle_of(Codec codec) {
   return 0.5f * static_cast<float>(code_max(bits_of(codec))) - bias_of(codec);
+}
+
+constexpr size_t kLineBytes = 64;
+
+void prefetch(const std::byte* from, size_t byte_count) {
+  for (size_t at = 0; at < byte_count; at += kLineBytes) __builtin_prefetch(from + at);
 }
 
 template <class Buffer>
@@ -41,13 +42,15 @@ const uint16_t* halves_of(const std::byte* bytes) {
 Status TileAttention::attend(const AttendTask& task) {
   begin(task);
   const Status status = add_tokens(task);
-  if (unit_.has_amx) runner_.release();
+  products_.release();
   if (status.ok()) finish(task);
   return status;
 }
 
 Status TileAttention::add_tokens(const AttendTask& task) {
-  for (const BlockView& block : task.item->blocks) VKV_TRY(add_block(task, block));
+  const std::span<const BlockView> blocks = task.item->blocks;
+  for (size_t i = 0; i < blocks.size(); ++i)
+    VKV_TRY(add_block(task, blocks[i], i + 1 < blocks.size() ? &blocks[i + 1] : nullptr));
   return add_open(task);
 }
 
@@ -56,24 +59,24 @@ void TileAttention::begin(const AttendTask& task) {
   const int group = item.shape.group();
   const int rows = (task.query_end - task.query_begin) * group;
   const int channels = padded_channels(item.shape.head_dim);
-  if (rows != rows_ || channels != channels_)
-    std::memset(known_kernels_, 0, sizeof(known_kernels_));
   rows_ = rows;
   channels_ = channels;
   key_header_ = nullptr;
+  ++q_version_;
 
   const size_t width = static_cast<size_t>(channels);
-  const size_t row_room = static_cast<size_t>(kernel_rows(rows));
-  const size_t plane_room = static_cast<size_t>(kernel_rows(2 * rows + 1));
+  const size_t row_room = static_cast<size_t>(round_up(rows, kRowRoom));
+  const size_t plane_room = static_cast<size_t>(round_up(2 * rows + 1, kRowRoom));
   q_.assign(row_room * width, 0.0f);
   grow(scaled_q_, row_room * width);
-  grow(q_planes_, plane_room * width);
-  grow(panels_, static_cast<size_t>(kTileTokens * round_up(channels, kPanelWidth)));
-  grow(products_, plane_room * std::max<size_t>(kTileTokens, width));
+  grow(q_planes_, plane_room * width + kLineBytes);
+  grow(sums_, plane_room * std::max<size_t>(kTileTokens, width));
   grow(scores_, row_room * kTileTokens);
-  grow(weight_planes_, plane_room * kTileTokens);
-  for (Buffer<float>* buffer : {&scale_, &zero_, &value_scale_, &value_zero_, &byte_zero_})
+  grow(weight_planes_, plane_room * kTileTokens + kLineBytes);
+  for (Buffer<float>* buffer : {&scale_, &value_scale_, &value_zero_, &byte_zero_})
     grow(*buffer, width);
+  grow(zero_, width);
+  grow(half_beta_, row_room);
   for (Buffer<float>* buffer : {&q_step_, &tile_max_, &tile_sum_, &keep_, &weight_, &zero_sum_})
     grow(*buffer, row_room);
   for (Buffer<float>* buffer : {&token_scale_, &token_zero_}) grow(*buffer, kTileTokens);
@@ -92,6 +95,9 @@ void TileAttention::begin(const AttendTask& task) {
     const float* source =
         item.q + (static_cast<size_t>(query) * item.shape.q_heads + q_head) * head_dim;
     std::copy_n(source, head_dim, &q_[static_cast<size_t>(row) * width]);
+    half_beta_[row] = 0;
+    for (size_t c = 0; item.k_mean != nullptr && c < head_dim; ++c)
+      half_beta_[row] -= double{source[c]} * double{item.k_mean[task.kv_head * head_dim + c]};
   }
 }
 
@@ -112,7 +118,7 @@ void TileAttention::finish(const AttendTask& task) {
   }
 }
 
-bool TileAttention::as_bytes(Codec codec) const { return codec != Codec::kI8 || unit_.exact_8_bit; }
+bool TileAttention::as_bytes(Codec codec) const { return codec != Codec::kI8 || exact_8_bit_; }
 
 void TileAttention::load_key_header(const AttendTask& task, const BlockView& block,
                                     const std::byte* header) {
@@ -120,11 +126,12 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
   key_header_ = header;
   const Buffer<float>& q = queries_for(task, block);
   functions_.floats_from_halves(halves_of(header), channels_, scale_.data());
-  functions_.floats_from_halves(halves_of(header) + channels_, channels_, zero_.data());
+  functions_.floats_from_halves(halves_of(header) + channels_, channels_, value_zero_.data());
+  std::copy_n(value_zero_.begin(), channels_, zero_.begin());
   if (!block.centred && task.item->k_mean != nullptr) {
     const int head_dim = task.item->shape.head_dim;
     const float* mean = task.item->k_mean + static_cast<size_t>(task.kv_head) * head_dim;
-    for (int c = 0; c < head_dim; ++c) zero_[c] -= mean[c];
+    for (int c = 0; c < head_dim; ++c) zero_[c] -= double{mean[c]};
   }
   if (!as_bytes(block.k_codec)) {
     functions_.scale_queries(q.data(), rows_, channels_, scale_.data(), zero_.data(),
@@ -132,7 +139,7 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
     return;
   }
   const float bias = bias_of(block.k_codec);
-  for (int c = 0; c < channels_; ++c) zero_[c] += bias * scale_[c];
+  for (int c = 0; bias != 0.0f && c < channels_; ++c) zero_[c] += double{bias * scale_[c]};
   functions_.make_query_planes(q.data(), rows_, channels_, scale_.data(), zero_.data(),
                                middle_of(block.k_codec),
                                {q_planes_.data(), q_step_.data(), q_beta_.data()});
@@ -163,7 +170,8 @@ void TileAttention::load_value_header(const BlockView& block, const std::byte* s
   for (int c = 0; c < channels_; ++c) byte_zero_[c] = value_zero_[c] + bias * value_scale_[c];
 }
 
-Status TileAttention::add_block(const AttendTask& task, const BlockView& block) {
+Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
+                                const BlockView* next) {
   const AttendItem& item = *task.item;
   const BlockLayout layout = block_layout(item.shape, block);
   const std::byte* header = block.headers + layout.header_of(task.kv_head);
@@ -173,9 +181,10 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
   const std::byte* v_scales = v_coded ? block.headers + layout.v_scales_of(task.kv_head) : nullptr;
   if (k_coded) load_key_header(task, block, header);
   if (v_coded && !block.v_per_token) load_value_header(block, v_scales);
-  const float* mean = item.k_mean == nullptr
-                          ? nullptr
-                          : item.k_mean + static_cast<size_t>(task.kv_head) * item.shape.head_dim;
+  // Blocks of an item are mostly alike, and so is where a tile of the next one lies.
+  const ptrdiff_t ahead = next == nullptr ? 0 : next->payload - block.payload;
+  if (next != nullptr && k_coded)
+    prefetch(next->headers + layout.header_of(task.kv_head), layout.head_header);
 
   for (int token = 0; token < block.token_count; token += kTileTokens) {
     const int token_count = std::min(kTileTokens, block.token_count - token);
@@ -186,24 +195,37 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
       continue;  // a softmax over nothing has no maximum
     std::fill_n(visible_.begin(), rows_, token_count);
     if (k_coded) {
-      const CodeTile tile = {k,        bits_of(block.k_codec), channels_, token, token + tokens, 0,
-                             channels_};
-      VKV_TRY(score_codes(block.k_codec, tile, item.scale));
+      VKV_TRY(score_codes(block.k_codec,
+                          {.payload = k,
+                           .bits = bits_of(block.k_codec),
+                           .columns = channels_,
+                           .row_begin = token,
+                           .row_end = token + tokens,
+                           .column_begin = 0,
+                           .column_end = channels_,
+                           .ahead_bytes = ahead},
+                          item.scale));
     } else {
-      const HalfTile tile = {halves_of(k) + static_cast<size_t>(token) * channels_,
-                             static_cast<size_t>(channels_),
-                             token_count,
-                             item.shape.head_dim,
-                             channels_,
-                             block.k_codec == Codec::kBf16,
-                             mean};
-      VKV_TRY(score_halves(tile, item.scale));
+      VKV_TRY(score_halves({.values = halves_of(k) + static_cast<size_t>(token) * channels_,
+                            .row_stride = static_cast<size_t>(channels_),
+                            .row_count = tokens,
+                            .column_count = channels_,
+                            .padded_columns = channels_,
+                            .bfloat = block.k_codec == Codec::kBf16,
+                            .ahead_bytes = ahead},
+                           item.scale));
     }
     const bool bytes = weigh(tokens, v_coded && !block.v_per_token && as_bytes(block.v_codec),
-                             k_coded ? q_beta_.data() : nullptr, item.scale);
+                             k_coded ? q_beta_.data() : half_beta_.data(), item.scale);
     if (v_coded) {
-      const CodeTile tile = {v,     bits_of(block.v_codec), layout.tokens, 0, channels_,
-                             token, token + tokens};
+      const CodeTile tile = {.payload = v,
+                             .bits = bits_of(block.v_codec),
+                             .columns = layout.tokens,
+                             .row_begin = 0,
+                             .row_end = channels_,
+                             .column_begin = token,
+                             .column_end = token + tokens,
+                             .ahead_bytes = ahead};
       if (block.v_per_token) {
         load_token_scales(v_scales, layout.tokens, token, tokens);
         VKV_TRY(add_token_scaled_values(tile));
@@ -211,14 +233,14 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
         VKV_TRY(add_code_values(tile, bytes));
       }
     } else {
-      const HalfTile tile = {halves_of(v) + token,
-                             static_cast<size_t>(layout.tokens),
-                             channels_,
-                             tokens,
-                             tokens,
-                             block.v_codec == Codec::kBf16,
-                             nullptr};
-      VKV_TRY(add_half_values(tile, /*transposed=*/true));
+      VKV_TRY(add_half_values({.values = halves_of(v) + token,
+                               .row_stride = static_cast<size_t>(layout.tokens),
+                               .row_count = channels_,
+                               .column_count = tokens,
+                               .padded_columns = tokens,
+                               .bfloat = block.v_codec == Codec::kBf16,
+                               .ahead_bytes = ahead},
+                              /*transposed=*/true));
     }
   }
   return {};
@@ -242,13 +264,15 @@ Status TileAttention::add_open(const AttendTask& task) {
     for (int row = 0; row < rows_; ++row)
       visible_[row] = std::clamp(sees(task.query_begin + row / group) - token, 0, token_count);
     const size_t offset = static_cast<size_t>(token) * stride + head_offset;
-    HalfTile tile = {
-        item.open.k + offset, stride, token_count, head_dim, channels_, bfloat, nullptr};
-    if (item.k_mean != nullptr) tile.column_mean = item.k_mean + head_offset;
+    HalfTile tile = {.values = item.open.k + offset,
+                     .row_stride = stride,
+                     .row_count = token_count,
+                     .column_count = head_dim,
+                     .padded_columns = channels_,
+                     .bfloat = bfloat};
     VKV_TRY(score_halves(tile, item.scale));
-    (void)weigh(padded_tokens(token_count), /*bytes=*/false, nullptr, item.scale);
+    (void)weigh(padded_tokens(token_count), /*bytes=*/false, half_beta_.data(), item.scale);
     tile.values = item.open.v + offset;
-    tile.column_mean = nullptr;
     VKV_TRY(add_half_values(tile, /*transposed=*/false));
   }
   return {};
@@ -257,27 +281,22 @@ Status TileAttention::add_open(const AttendTask& task) {
 Status TileAttention::score_codes(Codec codec, const CodeTile& tile, float factor) {
   const int tokens = tile.row_end - tile.row_begin;
   if (!as_bytes(codec)) {
-    functions_.unpack_floats(tile, panels_.data());
-    // scores_ = scaled_q_ x codes: the same product as over 16-bit keys, with another left side.
-    std::swap(q_, scaled_q_);
-    const Status status = multiply(Product::kScores, false, channels_, tokens);
-    std::swap(q_, scaled_q_);
-    VKV_TRY(status);
+    VKV_TRY(products_.multiply_codes(tile, Rows<const float>{scaled_q_.data(), rows_, channels_},
+                                     scores()));
     functions_.scale_scores(scores_.data(), rows_, tokens, factor);
     return {};
   }
-  functions_.unpack_bytes(tile, reinterpret_cast<uint8_t*>(panels_.data()));
-  VKV_TRY(multiply(Product::kScores, true, channels_, tokens));
-  functions_.scores_from_planes(products_.data(), rows_, tokens, q_step_.data(), factor,
+  VKV_TRY(products_.multiply_codes(tile,
+                                   Rows<const uint8_t>{q_planes_.data(), 2 * rows_ + 1, channels_},
+                                   Rows<int32_t>{sums_.data(), 2 * rows_ + 1, kTileTokens}));
+  functions_.scores_from_planes(sums_.data(), rows_, tokens, q_step_.data(), factor,
                                 scores_.data());
   return {};
 }
 
 Status TileAttention::score_halves(const HalfTile& tile, float factor) {
-  const int tokens = padded_tokens(tile.row_count);
-  functions_.transpose_halves(tile, panels_.data());
-  VKV_TRY(multiply(Product::kScores, false, channels_, tokens));
-  functions_.scale_scores(scores_.data(), rows_, tokens, factor);
+  VKV_TRY(products_.multiply_halves(tile, {q_.data(), rows_, channels_}, q_version_, scores()));
+  functions_.scale_scores(scores_.data(), rows_, padded_tokens(tile.row_count), factor);
   return {};
 }
 
@@ -305,10 +324,11 @@ bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float fact
     keep_[row] = 1.0f;
     weight_[row] = 0.0f;
     if (visible_[row] == 0) continue;
-    const double tile_max = double{tile_max_[row]} + (beta == nullptr ? 0.0 : beta[row] * factor);
+    const double tile_max = double{tile_max_[row]} + beta[row] * factor;
     const double max = std::max(max_[row], tile_max);
-    keep_[row] = static_cast<float>(std::exp(max_[row] - max));
-    weight_[row] = static_cast<float>(std::exp(tile_max - max));
+    // One of the two is 1.
+    if (max_[row] < max) keep_[row] = static_cast<float>(std::exp(max_[row] - max));
+    weight_[row] = tile_max < max ? static_cast<float>(std::exp(tile_max - max)) : 1.0f;
     max_[row] = max;
     sum_[row] = sum_[row] * keep_[row] + tile_sum_[row] * weight_[row];
   }
@@ -316,77 +336,36 @@ bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float fact
 }
 
 Status TileAttention::add_code_values(const CodeTile& tile, bool bytes) {
-  const int tokens = tile.column_end - tile.column_begin;
   if (!bytes) {
-    functions_.unpack_floats(tile, panels_.data());
-    VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
-    functions_.add_products(reinterpret_cast<const float*>(products_.data()),
-                            output(value_scale_.data(), value_zero_.data()));
+    VKV_TRY(products_.multiply_codes(tile, weights(), float_sums()));
+    functions_.add_products(float_sums().values, output(value_scale_.data(), value_zero_.data()));
     return {};
   }
-  functions_.unpack_bytes(tile, reinterpret_cast<uint8_t*>(panels_.data()));
-  VKV_TRY(multiply(Product::kValues, true, tokens, channels_));
-  functions_.add_plane_products(products_.data(), output(value_scale_.data(), byte_zero_.data()));
+  VKV_TRY(products_.multiply_codes(
+      tile, Rows<const uint8_t>{weight_planes_.data(), 2 * rows_, kTileTokens},
+      Rows<int32_t>{sums_.data(), 2 * rows_, channels_}));
+  functions_.add_plane_products(sums_.data(), output(value_scale_.data(), byte_zero_.data()));
   return {};
 }
 
 // sum of p (s c + z) = sum of (p s) c + sum of p z, the second alike in all channels.
 Status TileAttention::add_token_scaled_values(const CodeTile& tile) {
-  const int tokens = tile.column_end - tile.column_begin;
-  functions_.scale_weights(tile_weights(tokens),
+  functions_.scale_weights(tile_weights(tile.column_end - tile.column_begin),
                            {token_scale_.data(), token_zero_.data(), zero_sum_.data()});
-  functions_.unpack_floats(tile, panels_.data());
-  VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
+  VKV_TRY(products_.multiply_codes(tile, weights(), float_sums()));
   TileOutput target = output(ones_.data(), ones_.data());
   target.sum = zero_sum_.data();
-  functions_.add_products(reinterpret_cast<const float*>(products_.data()), target);
+  functions_.add_products(float_sums().values, target);
   return {};
 }
 
 Status TileAttention::add_half_values(const HalfTile& tile, bool transposed) {
   if (transposed)
-    functions_.transpose_halves(tile, panels_.data());
+    VKV_TRY(products_.multiply_halves(tile, weights(), /*rows_version=*/0, float_sums()));
   else
-    functions_.convert_halves(tile, panels_.data());
-  const int tokens = padded_tokens(transposed ? tile.column_count : tile.row_count);
-  VKV_TRY(multiply(Product::kValues, false, tokens, channels_));
-  functions_.add_products(reinterpret_cast<const float*>(products_.data()),
-                          output(nullptr, nullptr));
+    VKV_TRY(products_.multiply_transposed(tile, weights(), float_sums()));
+  functions_.add_products(float_sums().values, output(nullptr, nullptr));
   return {};
-}
-
-// Scores: queries [rows, k] x panels. Values: weights [rows, k] x panels. A panel at a time.
-Status TileAttention::multiply(Product product, bool bytes, int k, int columns) {
-  const bool scores = product == Product::kScores;
-  const void* a = scores
-                      ? (bytes ? static_cast<const void*>(q_planes_.data()) : q_.data())
-                      : (bytes ? static_cast<const void*>(weight_planes_.data()) : scores_.data());
-  for (int column = 0; column < columns; column += kPanelWidth) {
-    const int n = std::min(kPanelWidth, columns - column);
-    VKV_TRY_ASSIGN(brgemm, kernel(product, bytes, n, k));
-    const size_t panel_values = static_cast<size_t>(k) * column;  // of all panels before
-    const void* b = bytes ? reinterpret_cast<const std::byte*>(panels_.data()) + panel_values
-                          : static_cast<const void*>(panels_.data() + panel_values);
-    void* c = !bytes && scores ? static_cast<void*>(scores_.data() + column)
-                               : static_cast<void*>(products_.data() + column);
-    runner_.run(*brgemm, a, b, c);
-  }
-  return {};
-}
-
-Result<const Brgemm*> TileAttention::kernel(Product product, bool bytes, int n, int k) {
-  const bool scores = product == Product::kScores;
-  const Brgemm*& known = known_kernels_[scores][bytes][n != kPanelWidth][k / 32];
-  if (known != nullptr) return known;
-  const int planes = scores ? 2 * rows_ + 1 : 2 * rows_;
-  VKV_TRY_ASSIGN(made, kernels_.get({.bytes = bytes,
-                                     .m = kernel_rows(bytes ? planes : rows_),
-                                     .n = n,
-                                     .k = k,
-                                     .a_stride = scores ? channels_ : kTileTokens,
-                                     .c_stride = scores ? kTileTokens : channels_}));
-  known = made;
-  return known;
 }
 
 TileWeights TileAttention::tile_weights(int tokens) {

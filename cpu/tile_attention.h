@@ -11,8 +11,8 @@
 
 #include <vector>
 
-#include "cpu/brgemm.h"
 #include "cpu/tile_functions.h"
+#include "cpu/tile_products.h"
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
 
@@ -26,26 +26,26 @@ struct AttendTask {
   int query_end = 0;
 };
 
-// Not thread-safe: one a worker. Borrows the cache and the functions.
+// Not thread-safe: one a worker. Borrows the functions and the products.
 class TileAttention {
  public:
-  TileAttention(const MatrixUnit& unit, const TileFunctions& functions, BrgemmCache& kernels)
-      : unit_(unit), functions_(functions), kernels_(kernels) {}
+  // exact_8_bit: products of 8-bit codes and planes are exact, as those of fewer bits always are.
+  TileAttention(const TileFunctions& functions, TileProducts& products, bool exact_8_bit)
+      : functions_(functions), products_(products), exact_8_bit_(exact_8_bit) {}
 
   // Writes the task's rows of out and lse. The item has passed check_attend().
-  // Errors: kUnsupported where oneDNN lacks a kernel.
+  // Errors: as TileProducts.
   Status attend(const AttendTask& task);
 
  private:
   template <class T>
   using Buffer = std::vector<T, tbb::cache_aligned_allocator<T>>;
-  enum class Product { kScores, kValues };
-
   void begin(const AttendTask& task);
   void finish(const AttendTask& task);
 
   Status add_tokens(const AttendTask& task);
-  Status add_block(const AttendTask& task, const BlockView& block);
+  // next: what add_block() gets then; nullptr: nothing.
+  Status add_block(const AttendTask& task, const BlockView& block, const BlockView* next);
   Status add_open(const AttendTask& task);
 
   // Queries against a block's K header, values' scales from its V header.
@@ -59,7 +59,7 @@ class TileAttention {
   // 1. Scores of a tile of K into scores_.
   Status score_codes(Codec codec, const CodeTile& tile, float factor);
   Status score_halves(const HalfTile& tile, float factor);
-  // 2. Weights, and the running maxima and sums. beta: [rows], nullptr: zero.
+  // 2. Weights, and the running maxima and sums. beta: [rows].
   // Returns whether they are planes of bytes: what was asked for, unless planes are too coarse.
   bool weigh(int tokens, bool bytes, const double* beta, float factor);
   // Scores, or weights in fp32, of the tokens of the tile that do not count.
@@ -69,31 +69,31 @@ class TileAttention {
   Status add_token_scaled_values(const CodeTile& tile);  // by the scales loaded last
   Status add_half_values(const HalfTile& tile, bool transposed);
 
-  Status multiply(Product product, bool bytes, int k, int columns);
-  Result<const Brgemm*> kernel(Product product, bool bytes, int n, int k);
+  Rows<float> scores() { return {scores_.data(), rows_, kTileTokens}; }
+  Rows<const float> weights() const { return {scores_.data(), rows_, kTileTokens}; }
+  Rows<float> float_sums() { return {reinterpret_cast<float*>(sums_.data()), rows_, channels_}; }
   TileWeights tile_weights(int tokens);
   TileOutput output(const float* scale, const float* zero);
 
-  const MatrixUnit& unit_;
   const TileFunctions& functions_;
-  BrgemmCache& kernels_;
-  BrgemmRunner runner_;
+  TileProducts& products_;
+  const bool exact_8_bit_;
 
   int rows_ = 0;
-  int channels_ = 0;  // padded to 32
-  const Brgemm* known_kernels_[2][2][2][9] =
-      {};                                  // [product][bytes][n is 32][k / 32], of these rows
+  int channels_ = 0;                       // padded to 32
   const uint32_t* live_ = nullptr;         // of the tile's tokens; nullptr: all count
   const std::byte* key_header_ = nullptr;  // which the query planes were made for
 
   Buffer<float> q_;            // [rows, channels]
+  uint64_t q_version_ = 0;     // of q_
+  Buffer<double> half_beta_;   // [rows]: -q.mean, for 16-bit keys
   Buffer<float> rotated_q_;    // [rows, channels]: H q, empty until a block asks for it
   Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
   Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
   Buffer<float> q_step_;       // [rows]
   Buffer<double> q_beta_;      // [rows]
   Buffer<float> scale_;        // [channels] of the key header while it is loaded
-  Buffer<float> zero_;         // [channels]
+  Buffer<double> zero_;        // [channels]
   Buffer<float> value_scale_;  // [channels]
   Buffer<float> value_zero_;   // [channels], of codes as they are
   Buffer<float> byte_zero_;    // [channels], of codes as unpack_bytes() leaves them
@@ -102,8 +102,7 @@ class TileAttention {
   Buffer<float> zero_sum_;     // [rows]: of weight * zero of V per token
   Buffer<float> ones_;         // [channels]
 
-  Buffer<float> panels_;           // K, then V, of a tile
-  Buffer<int32_t> products_;       // [2 * rows + 1, kTileTokens] or [2 * rows, channels]
+  Buffer<int32_t> sums_;           // [2 * rows + 1, kTileTokens] or [2 * rows, channels]
   Buffer<float> scores_;           // [rows, kTileTokens]
   Buffer<uint8_t> weight_planes_;  // [2 * rows, kTileTokens]
   Buffer<int> visible_;            // [rows]

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/tile_functions.h"
 
+#include "cpu/dot.h"
 #include "cpu/planes.h"
 #include "cpu/rotate.h"
 #include "cpu/softmax.h"
@@ -16,6 +17,7 @@ const TileFunctions& tile_functions() {
       .unpack_floats = &VKV_ISA::unpack_floats,
       .transpose_halves = &VKV_ISA::transpose_halves,
       .convert_halves = &VKV_ISA::convert_halves,
+      .dot_halves = &VKV_ISA::dot_halves,
       .rotate_rows = &VKV_ISA::rotate_rows,
       .make_query_planes = &VKV_ISA::make_query_planes,
       .scale_queries = &VKV_ISA::scale_queries,

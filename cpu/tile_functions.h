@@ -32,6 +32,8 @@ struct CodeTile {
   int columns;  // of the whole matrix
   int row_begin, row_end;
   int column_begin, column_end;
+  // What will be read soon lies as far from what is read now, in bytes; 0: nothing is known.
+  ptrdiff_t ahead_bytes = 0;
 };
 
 // Row-major 16-bit values. `row_count` may be any number; columns in 8s.
@@ -40,9 +42,9 @@ struct HalfTile {
   size_t row_stride;  // values
   int row_count;
   int column_count;
-  int padded_columns;        // from column_count on: zeros
-  bool bfloat;               // else fp16
-  const float* column_mean;  // [column_count], subtracted; nullptr: zero
+  int padded_columns;         // from column_count on: zeros
+  bool bfloat;                // else fp16
+  ptrdiff_t ahead_bytes = 0;  // as in CodeTile
 };
 
 // Rows of q against the scales of a block: planes of bytes whose products with codes, recombined,
@@ -94,16 +96,20 @@ struct TileFunctions {
   void (*transpose_halves)(const HalfTile& tile, float* panels);
   // k = rows, n = columns: V of open tokens.
   void (*convert_halves)(const HalfTile& tile, float* panels);
+  // products[m][n] = sum over k of rows[m][k] * value[n][k], without a panel; n is padded to 32 by
+  // zeros. row_stride, product_stride: values.
+  void (*dot_halves)(const HalfTile& tile, const float* rows, int row_count, int row_stride,
+                     float* products, int product_stride);
 
   // Rows of H q: hadamard() of runtime/base/hadamard.h over the first head_dim channels.
   void (*rotate_rows)(float* values, int rows, int channels, int head_dim);
   // q: [rows, channels]; scale and zero: [channels], of the codes as they were unpacked;
   // code_middle: of their range.
   void (*make_query_planes)(const float* q, int rows, int channels, const float* scale,
-                            const float* zero, float code_middle, const QueryPlanes& planes);
+                            const double* zero, float code_middle, const QueryPlanes& planes);
   // beta[row] = q.zero; scaled: q * scale, both for codes in fp32.
   void (*scale_queries)(const float* q, int rows, int channels, const float* scale,
-                        const float* zero, float* scaled, double* beta);
+                        const double* zero, float* scaled, double* beta);
 
   // products: [2 * rows + 1, kTileTokens] of query planes and codes -> scores, times `factor`.
   void (*scores_from_planes)(const int32_t* products, int rows, int tokens, const float* step,

@@ -86,10 +86,7 @@ void transpose_halves_of(const HalfTile& tile, float* panels) {
                        : _mm_setzero_si128();
       transpose_8x8(lanes);
       for (int i = 0; i < 8; ++i) {
-        __m256 floats = widen<kBfloat>(lanes[i]);
-        if (tile.column_mean != nullptr)
-          floats = _mm256_sub_ps(floats, _mm256_set1_ps(tile.column_mean[column + i]));
-        _mm256_storeu_ps(target + (column + i) * kPanelWidth, floats);
+        _mm256_storeu_ps(target + (column + i) * kPanelWidth, widen<kBfloat>(lanes[i]));
       }
     }
     for (int column = tile.column_count; column < tile.padded_columns; ++column)
