@@ -6,8 +6,8 @@
 #include <string>
 
 #include "cpu/arena_backend.h"
-#include "cpu/attend_onednn.h"
 #include "cpu/attend_reference.h"
+#include "cpu/attend_tiles.h"
 
 namespace vkv {
 namespace {
@@ -37,11 +37,17 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& optio
   if (options.threads < 0)
     return Status(Code::kInvalidArgument, "threads is " + std::to_string(options.threads) +
                                               "; it must be positive, or 0 for all");
-  if (engine.empty()) engine = onednn_engine_can_run() ? "onednn" : "reference";
-  if (engine == "onednn") return make_onednn_backend(options.threads);
-  if (engine == "reference") return std::unique_ptr<Backend>(new ReferenceBackend(options.threads));
+  std::string known;
+  for (const TileEngine tiles : kTileEngines) {
+    if (engine == name(tiles)) return make_tile_backend(tiles, options.threads);
+    if (engine.empty() && tiles != TileEngine::kAmxEmulated && can_run(tiles).ok())
+      return make_tile_backend(tiles, options.threads);
+    known += std::string(name(tiles)) + ' ';
+  }
+  if (engine.empty() || engine == "reference")
+    return std::unique_ptr<Backend>(new ReferenceBackend(options.threads));
   return Status(Code::kInvalidArgument,
-                "there is no CPU engine '" + engine + "'; there are: onednn reference");
+                "there is no CPU engine '" + engine + "'; there are: " + known + "reference");
 }
 
 }  // namespace vkv

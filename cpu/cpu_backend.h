@@ -11,8 +11,9 @@
 namespace vkv {
 
 struct CpuBackendOptions {
-  int threads = 0;          // of its arena; 0, or more than the process may use: all those
-  std::string_view engine;  // "onednn", "reference"; empty: VKV_CPU, or else the best there is
+  int threads = 0;  // of its arena; 0, or more than the process may use: all those
+  // "amx", "onednn", "amx-emulated", "reference"; empty: VKV_CPU, or else the best there is
+  std::string_view engine;
 };
 
 // Errors: kInvalidArgument for an unknown engine, listing those there are; kUnsupported for one

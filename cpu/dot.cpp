@@ -7,15 +7,15 @@
 
 #include <immintrin.h>
 
+#include "cpu/ahead.h"
 #include "cpu/lanes.h"
 #include "cpu/transpose.h"
 
 namespace vkv::VKV_ISA {
 namespace {
 
-constexpr int kDotRowsMax = 8;     // rows a pass
-constexpr int kChunk = 128;        // columns that registers, or at least the nearest cache, hold
-constexpr int kPrefetchLine = 32;  // values
+constexpr int kDotRowsMax = 8;  // rows a pass
+constexpr int kChunk = 128;     // columns that registers, or at least the nearest cache, hold
 
 // Lane i of the result is the sum of the lanes of sums[i].
 inline Floats8 sums_across(const Floats8 (&sums)[8]) {
@@ -24,16 +24,6 @@ inline Floats8 sums_across(const Floats8 (&sums)[8]) {
   for (int i = 0; i < 2; ++i) quads[i] = _mm256_hadd_ps(pairs[2 * i], pairs[2 * i + 1]);
   return _mm256_permute2f128_ps(quads[0], quads[1], 0x20) +
          _mm256_permute2f128_ps(quads[0], quads[1], 0x31);
-}
-
-template <bool kBfloat>
-inline Floats widen_16(const uint16_t* from) {
-  Floats floats;
-  const __m256 low = widen<kBfloat>(load_halves(from)),
-               high = widen<kBfloat>(load_halves(from + 8));
-  std::memcpy(&floats, &low, sizeof(low));
-  std::memcpy(reinterpret_cast<char*>(&floats) + sizeof(low), &high, sizeof(high));
-  return floats;
 }
 
 // Lanes of the products of eight stored rows with one row over some columns: kVectors * 16.
@@ -53,14 +43,13 @@ void dot_halves_of(const HalfTile& tile, const float* rows, int row_count, int r
   alignas(64) Floats sums[8][kDotRowsMax];
   const int padded_rows = (tile.row_count + 31) / 32 * 32;
   for (int n = 0; n < padded_rows; n += 8) {
+    step(tile.ahead);
     for (int g = 0; g < 8; ++g) {
       for (int row = 0; row < row_count; ++row) sums[g][row] = Floats{};
       if (n + g >= tile.row_count) continue;
       const uint16_t* source = tile.values + static_cast<size_t>(n + g) * tile.row_stride;
       int column = 0;
       for (; column + kChunk <= tile.column_count; column += kChunk) {
-        for (int i = 0; i < kChunk; i += kPrefetchLine)
-          __builtin_prefetch(reinterpret_cast<const char*>(source + column + i) + tile.ahead_bytes);
         Floats values[kChunk / kLanes];
         for (int i = 0; i < kChunk / kLanes; ++i)
           values[i] = widen_16<kBfloat>(source + column + i * kLanes);

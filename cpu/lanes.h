@@ -6,6 +6,8 @@
 // the including file is compiled for.
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -50,23 +52,39 @@ inline Floats8 high_half(const Floats& x) {
 
 // Sums across lanes, always in the same tree: lane i takes lane i + 8, then i + 4, 2, 1.
 inline float sum_of_lanes(Floats floats) {
-  const Floats8 x = low_half(floats) + high_half(floats);
-  const float a = x[0] + x[4], b = x[1] + x[5], c = x[2] + x[6], d = x[3] + x[7];
-  return (a + c) + (b + d);
+  const __m256 x = low_half(floats) + high_half(floats);
+  const __m128 y = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+  const __m128 z = y + _mm_movehl_ps(y, y);
+  return z[0] + z[1];
 }
 
-inline double sum_of_lanes(Doubles x) {
-  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+inline double sum_of_lanes(Doubles doubles) {
+  const __m256d x = load<__m256d>(&doubles) +
+                    load<__m256d>(reinterpret_cast<const char*>(&doubles) + sizeof(__m256d));
+  const __m128d y = _mm256_castpd256_pd128(x) + _mm256_extractf128_pd(x, 1);
+  return y[0] + y[1];
+}
+
+// The largest lane; none is NaN.
+inline float max_of_lanes(Floats floats) {
+  const __m256 x = _mm256_max_ps(low_half(floats), high_half(floats));
+  const __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return z[1] > z[0] ? z[1] : z[0];
+}
+
+inline int32_t max_of_lanes(Ints ints) {
+  const __m256i low = load<__m256i>(&ints);
+  const __m256i high = load<__m256i>(reinterpret_cast<const char*>(&ints) + sizeof(low));
+  const __m256i x = _mm256_max_epi32(low, high);
+  const __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  const __m128i z = _mm_max_epi32(y, _mm_unpackhi_epi64(y, y));
+  const int32_t a = _mm_cvtsi128_si32(z), b = _mm_extract_epi32(z, 1);
+  return a > b ? a : b;
 }
 
 // A float near this one has its integer part in the low bits: adding it rounds to nearest even.
 inline constexpr float kRoundingShift = 0x1.8p23f;
-
-// The two low bytes of each lane.
-inline void store_planes(Ints lanes, uint8_t* high, uint8_t* low) {
-  store(high, __builtin_convertvector(lanes >> 8, Bytes));
-  store(low, __builtin_convertvector(lanes, Bytes));
-}
 
 // e^x for x <= 0, to 1e-7 of the result; e^-87 below -87, short of subnormals. NaN stays NaN.
 // The polynomial is that of Cephes' expf, on |x| <= ln(2) / 2.
@@ -88,3 +106,5 @@ inline Floats exp_of(Floats x) {
 }
 
 }  // namespace vkv::VKV_ISA
+
+#include VKV_LANES

@@ -10,21 +10,17 @@
 // range through beta: its product with the mean code would shift all scores of a block alike.
 #include "cpu/planes.h"
 
+#include "cpu/ahead.h"
 #include "cpu/lanes.h"
 
 namespace vkv::VKV_ISA {
 namespace {
 
-inline Doubles load_doubles(const float* from) {
-  return __builtin_convertvector(load<Floats8>(from), Doubles);
-}
-
-// a.b in double precision.
-inline double dot_of(const float* a, const double* b, int channels) {
+inline double dot_of(const double* a, const double* b, int channels) {
   Doubles even = {}, odd = {};
   for (int c = 0; c < channels; c += kLanes) {
-    even += load_doubles(a + c) * load<Doubles>(b + c);
-    odd += load_doubles(a + c + 8) * load<Doubles>(b + c + 8);
+    even += load<Doubles>(a + c) * load<Doubles>(b + c);
+    odd += load<Doubles>(a + c + 8) * load<Doubles>(b + c + 8);
   }
   return sum_of_lanes(even + odd);
 }
@@ -37,10 +33,7 @@ inline float row_magnitude(const float* q, int channels, const float* scale) {
     const Ints bits = bits_of(load<Floats>(q + c) * load<Floats>(scale + c));
     largest = max_of(bits & 0x7fffffff, largest);
   }
-  int32_t lanes[kLanes];
-  store(lanes, largest);
-  int32_t bits = 0;
-  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+  const int32_t bits = max_of_lanes(largest);
   float magnitude;
   std::memcpy(&magnitude, &bits, sizeof(magnitude));
   return magnitude;
@@ -66,6 +59,7 @@ inline float make_row_planes(const float* q, int channels, const float* scale, f
 template <class Product>
 inline void add_row(const Product& product, int row, float gain, float shift,
                     const TileOutput& output) {
+  step(output.ahead);
   float* out = output.out + static_cast<size_t>(row) * output.channels;
   const float keep = output.keep[row];
   for (int c = 0; c < output.channels; c += kLanes) {
@@ -81,30 +75,33 @@ inline void add_row(const Product& product, int row, float gain, float shift,
 
 }  // namespace
 
-void make_query_planes(const float* q, int rows, int channels, const float* scale,
-                       const double* zero, float code_middle, const QueryPlanes& planes) {
+void make_query_planes(const float* q, const double* wide_q, int rows, int channels,
+                       const float* scale, const double* zero, float code_middle,
+                       const QueryPlanes& planes) {
   // In two passes, so that the second does not wait for each row's maximum.
   for (int row = 0; row < rows; ++row)
     planes.step[row] =
         row_magnitude(q + static_cast<size_t>(row) * channels, channels, scale) / kQuerySteps;
   for (int row = 0; row < rows; ++row) {
+    step(planes.ahead);
     const float* source = q + static_cast<size_t>(row) * channels;
     const float rest = make_row_planes(source, channels, scale, planes.step[row],
                                        planes.planes + static_cast<size_t>(row) * channels,
                                        planes.planes + static_cast<size_t>(rows + row) * channels);
-    planes.beta[row] = dot_of(source, zero, channels) + double{code_middle} * double{rest};
+    planes.beta[row] = dot_of(wide_q + static_cast<size_t>(row) * channels, zero, channels) +
+                       double{code_middle} * double{rest};
   }
   std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
               static_cast<size_t>(channels));
 }
 
-void scale_queries(const float* q, int rows, int channels, const float* scale, const double* zero,
-                   float* scaled, double* beta) {
+void scale_queries(const float* q, const double* wide_q, int rows, int channels, const float* scale,
+                   const double* zero, float* scaled, double* beta) {
   for (int row = 0; row < rows; ++row) {
     const size_t at = static_cast<size_t>(row) * channels;
     for (int c = 0; c < channels; c += kLanes)
       store(scaled + at + c, load<Floats>(q + at + c) * load<Floats>(scale + c));
-    beta[row] = dot_of(q + at, zero, channels);
+    beta[row] = dot_of(wide_q + at, zero, channels);
   }
 }
 

@@ -7,10 +7,11 @@
 
 namespace vkv::VKV_ISA {
 
-void make_query_planes(const float* q, int rows, int channels, const float* scale,
-                       const double* zero, float code_middle, const QueryPlanes& planes);
-void scale_queries(const float* q, int rows, int channels, const float* scale, const double* zero,
-                   float* scaled, double* beta);
+void make_query_planes(const float* q, const double* wide_q, int rows, int channels,
+                       const float* scale, const double* zero, float code_middle,
+                       const QueryPlanes& planes);
+void scale_queries(const float* q, const double* wide_q, int rows, int channels, const float* scale,
+                   const double* zero, float* scaled, double* beta);
 void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
                         float factor, float* scores);
 void scale_scores(float* scores, int rows, int tokens, float factor);

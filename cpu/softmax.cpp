@@ -6,8 +6,7 @@
 // on, and the mass of the tail is kept to a step a lane.
 #include "cpu/softmax.h"
 
-#include <immintrin.h>
-
+#include "cpu/ahead.h"
 #include "cpu/lanes.h"
 
 namespace vkv::VKV_ISA {
@@ -18,22 +17,17 @@ constexpr float kMinusInfinity = -__builtin_inff();
 // Lanes of a vector that begins at token t and are visible.
 inline Ints visible_lanes(int t, int visible) { return lane_index() < visible - t; }
 
-inline float larger(float a, float b) { return a > b ? a : b; }
-
 // -inf where nothing is visible.
 inline float row_max(const float* scores, int visible) {
-  __m256 even = _mm256_set1_ps(kMinusInfinity), odd = even;
+  Floats even = all(kMinusInfinity), odd = even;
   int t = 0;
-  for (; t + kLanes <= visible; t += kLanes) {
-    even = _mm256_max_ps(_mm256_loadu_ps(scores + t), even);
-    odd = _mm256_max_ps(_mm256_loadu_ps(scores + t + 8), odd);
+  for (; t + 2 * kLanes <= visible; t += 2 * kLanes) {
+    even = larger(load<Floats>(scores + t), even);
+    odd = larger(load<Floats>(scores + t + kLanes), odd);
   }
-  float lanes[8];
-  _mm256_storeu_ps(lanes, _mm256_max_ps(even, odd));
-  float largest = kMinusInfinity;
-  for (const float lane : lanes) largest = larger(lane, largest);
-  for (; t < visible; ++t) largest = larger(scores[t], largest);
-  return largest;
+  for (; t < visible; t += kLanes)
+    even = larger(visible_lanes(t, visible) ? load<Floats>(scores + t) : even, even);
+  return max_of_lanes(larger(even, odd));
 }
 
 // In a pass of its own, so that no row's weights wait for the maximum.
@@ -53,6 +47,7 @@ inline Floats weights_at(const float* scores, int t, int visible, float max) {
 void softmax_floats(const TileWeights& weights) {
   find_maxima(weights);
   for (int row = 0; row < weights.rows; ++row) {
+    step(weights.ahead);
     float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
     const int visible = weights.visible[row];
     const float max = weights.max[row];
@@ -71,6 +66,7 @@ void softmax_floats(const TileWeights& weights) {
 void softmax_planes(const TileWeights& weights) {
   find_maxima(weights);
   for (int row = 0; row < weights.rows; ++row) {
+    step(weights.ahead);
     const float* scores = weights.scores + static_cast<size_t>(row) * kTileTokens;
     uint8_t* high = weights.planes + static_cast<size_t>(row) * kTileTokens;
     uint8_t* low = weights.planes + static_cast<size_t>(weights.rows + row) * kTileTokens;

@@ -39,19 +39,39 @@ const uint16_t* halves_of(const std::byte* bytes) {
 
 }  // namespace
 
-Status TileAttention::attend(const AttendTask& task) {
+Status TileAttention::attend(const AttendTask& task, const AttendTask* next) {
   begin(task);
-  const Status status = add_tokens(task);
+  const Status status = add_tokens(task, next);
   products_.release();
   if (status.ok()) finish(task);
   return status;
 }
 
-Status TileAttention::add_tokens(const AttendTask& task) {
-  const std::span<const BlockView> blocks = task.item->blocks;
-  for (size_t i = 0; i < blocks.size(); ++i)
-    VKV_TRY(add_block(task, blocks[i], i + 1 < blocks.size() ? &blocks[i + 1] : nullptr));
-  return add_open(task);
+Status TileAttention::add_tokens(const AttendTask& task, const AttendTask* next) {
+  for (size_t i = 0; i < task.blocks.size(); ++i) {
+    ahead_ = {};
+    const BlockView& block = task.blocks[i];
+    const int tiles = (block.token_count + kTileTokens - 1) / kTileTokens;
+    if (i + 1 < task.blocks.size())
+      look_ahead(task, task.blocks[i + 1], tiles);
+    else if (next != nullptr && !next->blocks.empty())
+      look_ahead(*next, next->blocks.front(), tiles);
+    VKV_TRY(add_block(task, block));
+  }
+  return task.open ? add_open(task) : Status();
+}
+
+void TileAttention::look_ahead(const AttendTask& task, const BlockView& block, int tile_count) {
+  const BlockLayout layout = block_layout(task.item->shape, block);
+  if (block.headers != nullptr)
+    prefetch(block.headers + layout.header_of(task.kv_head), layout.head_header);
+  const auto* begin = reinterpret_cast<const char*>(block.payload + layout.k_of(task.kv_head));
+  const size_t byte_count = layout.k_payload + layout.v_payload;
+  // Each row steps some three times, and each product eight or sixteen times.
+  const bool halves = is_16_bit(block.k_codec) || is_16_bit(block.v_codec);
+  const int steps = tile_count * ((halves ? 2 : 3) * rows_ + (halves ? 32 : 8));
+  const int lines = static_cast<int>(byte_count / kLineBytes);
+  ahead_ = {begin, begin + byte_count, lines / steps + 1};
 }
 
 void TileAttention::begin(const AttendTask& task) {
@@ -67,7 +87,8 @@ void TileAttention::begin(const AttendTask& task) {
   const size_t width = static_cast<size_t>(channels);
   const size_t row_room = static_cast<size_t>(round_up(rows, kRowRoom));
   const size_t plane_room = static_cast<size_t>(round_up(2 * rows + 1, kRowRoom));
-  q_.assign(row_room * width, 0.0f);
+  q_.values.assign(row_room * width, 0.0f);
+  q_.wide.clear();
   grow(scaled_q_, row_room * width);
   grow(q_planes_, plane_room * width + kLineBytes);
   grow(sums_, plane_room * std::max<size_t>(kTileTokens, width));
@@ -81,7 +102,8 @@ void TileAttention::begin(const AttendTask& task) {
     grow(*buffer, row_room);
   for (Buffer<float>* buffer : {&token_scale_, &token_zero_}) grow(*buffer, kTileTokens);
   ones_.resize(std::max(ones_.size(), width), 1.0f);
-  rotated_q_.clear();
+  rotated_q_.values.clear();
+  rotated_q_.wide.clear();
   grow(q_beta_, row_room);
   visible_.assign(row_room, 0);
   out_.assign(row_room * width, 0.0f);
@@ -94,7 +116,7 @@ void TileAttention::begin(const AttendTask& task) {
     const int q_head = task.kv_head * group + row % group;
     const float* source =
         item.q + (static_cast<size_t>(query) * item.shape.q_heads + q_head) * head_dim;
-    std::copy_n(source, head_dim, &q_[static_cast<size_t>(row) * width]);
+    std::copy_n(source, head_dim, &q_.values[static_cast<size_t>(row) * width]);
     half_beta_[row] = 0;
     for (size_t c = 0; item.k_mean != nullptr && c < head_dim; ++c)
       half_beta_[row] -= double{source[c]} * double{item.k_mean[task.kv_head * head_dim + c]};
@@ -112,8 +134,8 @@ void TileAttention::finish(const AttendTask& task) {
     const float* source = &out_[static_cast<size_t>(row) * channels_];
     const bool empty = sum_[row] == 0.0f;
     for (size_t c = 0; c < head_dim; ++c)
-      item.out[target * head_dim + c] = empty ? 0.0f : source[c] / sum_[row];
-    item.lse[target] = empty ? -std::numeric_limits<float>::infinity()
+      task.out[target * head_dim + c] = empty ? 0.0f : source[c] / sum_[row];
+    task.lse[target] = empty ? -std::numeric_limits<float>::infinity()
                              : static_cast<float>(max_[row] + std::log(double{sum_[row]}));
   }
 }
@@ -124,35 +146,33 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
                                     const std::byte* header) {
   if (header == key_header_) return;  // a segment shares it
   key_header_ = header;
-  const Buffer<float>& q = queries_for(task, block);
-  functions_.floats_from_halves(halves_of(header), channels_, scale_.data());
-  functions_.floats_from_halves(halves_of(header) + channels_, channels_, value_zero_.data());
-  std::copy_n(value_zero_.begin(), channels_, zero_.begin());
+  const Queries& q = queries_for(task, block);
+  const float bias = as_bytes(block.k_codec) ? bias_of(block.k_codec) : 0.0f;
+  functions_.load_key_scales(halves_of(header), channels_, bias, scale_.data(), zero_.data());
   if (!block.centred && task.item->k_mean != nullptr) {
     const int head_dim = task.item->shape.head_dim;
     const float* mean = task.item->k_mean + static_cast<size_t>(task.kv_head) * head_dim;
     for (int c = 0; c < head_dim; ++c) zero_[c] -= double{mean[c]};
   }
   if (!as_bytes(block.k_codec)) {
-    functions_.scale_queries(q.data(), rows_, channels_, scale_.data(), zero_.data(),
-                             scaled_q_.data(), q_beta_.data());
+    functions_.scale_queries(q.values.data(), q.wide.data(), rows_, channels_, scale_.data(),
+                             zero_.data(), scaled_q_.data(), q_beta_.data());
     return;
   }
-  const float bias = bias_of(block.k_codec);
-  for (int c = 0; bias != 0.0f && c < channels_; ++c) zero_[c] += double{bias * scale_[c]};
-  functions_.make_query_planes(q.data(), rows_, channels_, scale_.data(), zero_.data(),
-                               middle_of(block.k_codec),
-                               {q_planes_.data(), q_step_.data(), q_beta_.data()});
+  functions_.make_query_planes(q.values.data(), q.wide.data(), rows_, channels_, scale_.data(),
+                               zero_.data(), middle_of(block.k_codec),
+                               {q_planes_.data(), q_step_.data(), q_beta_.data(), &ahead_});
 }
 
-const TileAttention::Buffer<float>& TileAttention::queries_for(const AttendTask& task,
-                                                               const BlockView& block) {
-  if (!block.k_rotated) return q_;
-  if (rotated_q_.empty()) {
-    rotated_q_ = q_;
-    functions_.rotate_rows(rotated_q_.data(), rows_, channels_, task.item->shape.head_dim);
+const TileAttention::Queries& TileAttention::queries_for(const AttendTask& task,
+                                                         const BlockView& block) {
+  Queries& q = block.k_rotated ? rotated_q_ : q_;
+  if (block.k_rotated && q.values.empty()) {
+    q.values = q_.values;
+    functions_.rotate_rows(q.values.data(), rows_, channels_, task.item->shape.head_dim);
   }
-  return rotated_q_;
+  if (q.wide.empty()) q.wide.assign(q.values.begin(), q.values.end());
+  return q;
 }
 
 void TileAttention::load_token_scales(const std::byte* scales, int block_tokens, int token,
@@ -163,15 +183,11 @@ void TileAttention::load_token_scales(const std::byte* scales, int block_tokens,
 }
 
 void TileAttention::load_value_header(const BlockView& block, const std::byte* scales) {
-  const uint16_t* halves = halves_of(scales);
-  functions_.floats_from_halves(halves, channels_, value_scale_.data());
-  functions_.floats_from_halves(halves + channels_, channels_, value_zero_.data());
-  const float bias = bias_of(block.v_codec);
-  for (int c = 0; c < channels_; ++c) byte_zero_[c] = value_zero_[c] + bias * value_scale_[c];
+  functions_.load_value_scales(halves_of(scales), channels_, bias_of(block.v_codec),
+                               value_scale_.data(), value_zero_.data(), byte_zero_.data());
 }
 
-Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
-                                const BlockView* next) {
+Status TileAttention::add_block(const AttendTask& task, const BlockView& block) {
   const AttendItem& item = *task.item;
   const BlockLayout layout = block_layout(item.shape, block);
   const std::byte* header = block.headers + layout.header_of(task.kv_head);
@@ -181,10 +197,6 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
   const std::byte* v_scales = v_coded ? block.headers + layout.v_scales_of(task.kv_head) : nullptr;
   if (k_coded) load_key_header(task, block, header);
   if (v_coded && !block.v_per_token) load_value_header(block, v_scales);
-  // Blocks of an item are mostly alike, and so is where a tile of the next one lies.
-  const ptrdiff_t ahead = next == nullptr ? 0 : next->payload - block.payload;
-  if (next != nullptr && k_coded)
-    prefetch(next->headers + layout.header_of(task.kv_head), layout.head_header);
 
   for (int token = 0; token < block.token_count; token += kTileTokens) {
     const int token_count = std::min(kTileTokens, block.token_count - token);
@@ -203,7 +215,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
                            .row_end = token + tokens,
                            .column_begin = 0,
                            .column_end = channels_,
-                           .ahead_bytes = ahead},
+                           .ahead = &ahead_},
                           item.scale));
     } else {
       VKV_TRY(score_halves({.values = halves_of(k) + static_cast<size_t>(token) * channels_,
@@ -212,7 +224,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
                             .column_count = channels_,
                             .padded_columns = channels_,
                             .bfloat = block.k_codec == Codec::kBf16,
-                            .ahead_bytes = ahead},
+                            .ahead = &ahead_},
                            item.scale));
     }
     const bool bytes = weigh(tokens, v_coded && !block.v_per_token && as_bytes(block.v_codec),
@@ -225,7 +237,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
                              .row_end = channels_,
                              .column_begin = token,
                              .column_end = token + tokens,
-                             .ahead_bytes = ahead};
+                             .ahead = &ahead_};
       if (block.v_per_token) {
         load_token_scales(v_scales, layout.tokens, token, tokens);
         VKV_TRY(add_token_scaled_values(tile));
@@ -239,7 +251,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block,
                                .column_count = tokens,
                                .padded_columns = tokens,
                                .bfloat = block.v_codec == Codec::kBf16,
-                               .ahead_bytes = ahead},
+                               .ahead = &ahead_},
                               /*transposed=*/true));
     }
   }
@@ -295,7 +307,8 @@ Status TileAttention::score_codes(Codec codec, const CodeTile& tile, float facto
 }
 
 Status TileAttention::score_halves(const HalfTile& tile, float factor) {
-  VKV_TRY(products_.multiply_halves(tile, {q_.data(), rows_, channels_}, q_version_, scores()));
+  VKV_TRY(
+      products_.multiply_halves(tile, {q_.values.data(), rows_, channels_}, q_version_, scores()));
   functions_.scale_scores(scores_.data(), rows_, padded_tokens(tile.row_count), factor);
   return {};
 }
@@ -320,18 +333,8 @@ bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float fact
   if (!bytes) functions_.softmax_floats(weights);
   if (!bytes && live_ != nullptr) set_dead(tokens, 0.0f);
 
-  for (int row = 0; row < rows_; ++row) {
-    keep_[row] = 1.0f;
-    weight_[row] = 0.0f;
-    if (visible_[row] == 0) continue;
-    const double tile_max = double{tile_max_[row]} + beta[row] * factor;
-    const double max = std::max(max_[row], tile_max);
-    // One of the two is 1.
-    if (max_[row] < max) keep_[row] = static_cast<float>(std::exp(max_[row] - max));
-    weight_[row] = tile_max < max ? static_cast<float>(std::exp(tile_max - max)) : 1.0f;
-    max_[row] = max;
-    sum_[row] = sum_[row] * keep_[row] + tile_sum_[row] * weight_[row];
-  }
+  functions_.join_tile(weights, beta, factor,
+                       {max_.data(), sum_.data(), keep_.data(), weight_.data()});
   return bytes;
 }
 
@@ -369,14 +372,19 @@ Status TileAttention::add_half_values(const HalfTile& tile, bool transposed) {
 }
 
 TileWeights TileAttention::tile_weights(int tokens) {
-  return {rows_,           visible_.data(),       tokens,
-          scores_.data(),  weight_planes_.data(), tile_max_.data(),
-          tile_sum_.data()};
+  return {rows_,
+          visible_.data(),
+          tokens,
+          scores_.data(),
+          weight_planes_.data(),
+          tile_max_.data(),
+          tile_sum_.data(),
+          &ahead_};
 }
 
 TileOutput TileAttention::output(const float* scale, const float* zero) {
   return {rows_, channels_, keep_.data(), weight_.data(), tile_sum_.data(),
-          scale, zero,      out_.data()};
+          scale, zero,      out_.data(),  &ahead_};
 }
 
 }  // namespace vkv

@@ -9,6 +9,7 @@
 
 #include <tbb/cache_aligned_allocator.h>
 
+#include <span>
 #include <vector>
 
 #include "cpu/tile_functions.h"
@@ -18,12 +19,16 @@
 
 namespace vkv {
 
-// Queries [query_begin, query_end) of one item and KV head.
+// Queries [query_begin, query_end) of one item and KV head, over some of its blocks.
 struct AttendTask {
   const AttendItem* item = nullptr;
   int kv_head = 0;
   int query_begin = 0;
   int query_end = 0;
+  std::span<const BlockView> blocks;
+  bool open = true;      // over the open tokens too
+  float* out = nullptr;  // as in AttendItem: all its queries and heads
+  float* lse = nullptr;
 };
 
 // Not thread-safe: one a worker. Borrows the functions and the products.
@@ -35,7 +40,9 @@ class TileAttention {
 
   // Writes the task's rows of out and lse. The item has passed check_attend().
   // Errors: as TileProducts.
-  Status attend(const AttendTask& task);
+  // next: the task that comes then, so that its first block can be asked for; nullptr: nobody
+  // knows.
+  Status attend(const AttendTask& task, const AttendTask* next = nullptr);
 
  private:
   template <class T>
@@ -43,17 +50,22 @@ class TileAttention {
   void begin(const AttendTask& task);
   void finish(const AttendTask& task);
 
-  Status add_tokens(const AttendTask& task);
-  // next: what add_block() gets then; nullptr: nothing.
-  Status add_block(const AttendTask& task, const BlockView& block, const BlockView* next);
+  Status add_tokens(const AttendTask& task, const AttendTask* next);
+  Status add_block(const AttendTask& task, const BlockView& block);
+  // What is to be read after `block`, from a KV head of the next one.
+  void look_ahead(const AttendTask& task, const BlockView& block, int tile_count);
   Status add_open(const AttendTask& task);
 
   // Queries against a block's K header, values' scales from its V header.
   void load_key_header(const AttendTask& task, const BlockView& block, const std::byte* header);
   void load_value_header(const BlockView& block, const std::byte* scales);
   void load_token_scales(const std::byte* scales, int block_tokens, int token, int tokens);
+  struct Queries {
+    Buffer<float> values;  // [rows, channels]
+    Buffer<double> wide;   // the same; empty until an encoded block asks for it
+  };
   // q_, or H q for rotated K.
-  const Buffer<float>& queries_for(const AttendTask& task, const BlockView& block);
+  const Queries& queries_for(const AttendTask& task, const BlockView& block);
   bool as_bytes(Codec codec) const;
 
   // 1. Scores of a tile of K into scores_.
@@ -84,10 +96,10 @@ class TileAttention {
   const uint32_t* live_ = nullptr;         // of the tile's tokens; nullptr: all count
   const std::byte* key_header_ = nullptr;  // which the query planes were made for
 
-  Buffer<float> q_;            // [rows, channels]
+  Queries q_;
   uint64_t q_version_ = 0;     // of q_
   Buffer<double> half_beta_;   // [rows]: -q.mean, for 16-bit keys
-  Buffer<float> rotated_q_;    // [rows, channels]: H q, empty until a block asks for it
+  Queries rotated_q_;          // H q, empty until a block asks for it
   Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
   Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
   Buffer<float> q_step_;       // [rows]
@@ -111,6 +123,7 @@ class TileAttention {
   Buffer<float> out_;   // [rows, channels]
   Buffer<double> max_;  // [rows]: running maximum of the scores
   Buffer<float> sum_;   // [rows]: running sum of weights relative to it
+  Ahead ahead_;         // of the next block
 };
 
 }  // namespace vkv

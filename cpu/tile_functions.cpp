@@ -3,6 +3,7 @@
 #include "cpu/tile_functions.h"
 
 #include "cpu/dot.h"
+#include "cpu/join.h"
 #include "cpu/planes.h"
 #include "cpu/rotate.h"
 #include "cpu/softmax.h"
@@ -13,6 +14,8 @@ namespace vkv::VKV_ISA {
 const TileFunctions& tile_functions() {
   static constexpr TileFunctions kFunctions = {
       .floats_from_halves = &VKV_ISA::floats_from_halves,
+      .load_key_scales = &VKV_ISA::load_key_scales,
+      .load_value_scales = &VKV_ISA::load_value_scales,
       .unpack_bytes = &VKV_ISA::unpack_bytes,
       .unpack_floats = &VKV_ISA::unpack_floats,
       .transpose_halves = &VKV_ISA::transpose_halves,
@@ -25,6 +28,7 @@ const TileFunctions& tile_functions() {
       .scale_scores = &VKV_ISA::scale_scores,
       .softmax_floats = &VKV_ISA::softmax_floats,
       .softmax_planes = &VKV_ISA::softmax_planes,
+      .join_tile = &VKV_ISA::join_tile,
       .scale_weights = &VKV_ISA::scale_weights,
       .add_plane_products = &VKV_ISA::add_plane_products,
       .add_products = &VKV_ISA::add_products,

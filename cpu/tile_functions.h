@@ -25,6 +25,15 @@ inline constexpr int kPlaneSteps =
     65534;  // the tile's largest weight; one step is left for rounding
 inline constexpr int kQuerySteps = 32767;  // the largest |q * s| of a row
 
+// Bytes that will be read soon: each step of other work asks the memory for some of them, so that
+// it is never idle and never asked for all at once. A core of a server has some 16 lines in flight
+// to its first cache; the neighbours that the second fetches by itself come on top.
+struct Ahead {
+  const char* next;
+  const char* end;
+  int step_lines;
+};
+
 // Rows and columns of a packed matrix of codes (runtime/base/block_format.h); ranges in 32s.
 struct CodeTile {
   const void* payload;
@@ -32,8 +41,7 @@ struct CodeTile {
   int columns;  // of the whole matrix
   int row_begin, row_end;
   int column_begin, column_end;
-  // What will be read soon lies as far from what is read now, in bytes; 0: nothing is known.
-  ptrdiff_t ahead_bytes = 0;
+  Ahead* ahead = nullptr;  // stepped on the way, if there is one
 };
 
 // Row-major 16-bit values. `row_count` may be any number; columns in 8s.
@@ -42,9 +50,9 @@ struct HalfTile {
   size_t row_stride;  // values
   int row_count;
   int column_count;
-  int padded_columns;         // from column_count on: zeros
-  bool bfloat;                // else fp16
-  ptrdiff_t ahead_bytes = 0;  // as in CodeTile
+  int padded_columns;      // from column_count on: zeros
+  bool bfloat;             // else fp16
+  Ahead* ahead = nullptr;  // stepped on the way, if there is one
 };
 
 // Rows of q against the scales of a block: planes of bytes whose products with codes, recombined,
@@ -53,6 +61,7 @@ struct QueryPlanes {
   uint8_t* planes;  // [2 * rows + 1, channels]: high bytes, low bytes, ones
   float* step;      // [rows]
   double* beta;     // [rows]: what codes do not see, to be added to the unscaled score
+  Ahead* ahead;     // stepped a row
 };
 
 // One tile's softmax weights, each relative to exp(max of the row).
@@ -64,6 +73,7 @@ struct TileWeights {
   uint8_t* planes;     // [2 * rows, kTileTokens]: high bytes, low bytes
   float* max;          // [rows]; -inf where nothing is visible
   float* sum;          // [rows]: of the weights as they were rounded
+  Ahead* ahead;        // stepped a row
 };
 
 // out = keep * out + weight * (s * product + z * sum), a row at a time.
@@ -76,6 +86,15 @@ struct TileOutput {
   const float* scale;   // [channels]; nullptr: 1, with zero nullptr: 0
   const float* zero;    // [channels]
   float* out;           // [rows, channels]
+  Ahead* ahead;         // stepped a row
+};
+
+// What all tiles so far came to, [rows] each; keep and weight are what TileOutput takes.
+struct RunningSums {
+  double* max;  // of scores; -inf at first
+  float* sum;   // of weights relative to it
+  float* keep;
+  float* weight;
 };
 
 // A tile's weights against V per token: each becomes weight * scale of its token.
@@ -88,6 +107,13 @@ struct TokenScales {
 struct TileFunctions {
   // values[i] of fp16 bits; count in 32s.
   void (*floats_from_halves)(const uint16_t* halves, int count, float* values);
+
+  // A key header's halves, and a value header's: scales, then zeros. zero and byte_zero are those
+  // of codes without `bias`: code * scale + zero = (code - bias) * scale + byte_zero.
+  void (*load_key_scales)(const uint16_t* halves, int channels, float bias, float* scale,
+                          double* byte_zero);
+  void (*load_value_scales)(const uint16_t* halves, int channels, float bias, float* scale,
+                            float* zero, float* byte_zero);
 
   // n = rows of the matrix, k = columns. 8-bit codes become code - 128, the others stay.
   void (*unpack_bytes)(const CodeTile& tile, uint8_t* panels);
@@ -103,13 +129,14 @@ struct TileFunctions {
 
   // Rows of H q: hadamard() of runtime/base/hadamard.h over the first head_dim channels.
   void (*rotate_rows)(float* values, int rows, int channels, int head_dim);
-  // q: [rows, channels]; scale and zero: [channels], of the codes as they were unpacked;
-  // code_middle: of their range.
-  void (*make_query_planes)(const float* q, int rows, int channels, const float* scale,
-                            const double* zero, float code_middle, const QueryPlanes& planes);
+  // q: [rows, channels], wide_q the same in double precision; scale and zero: [channels], of the
+  // codes as they were unpacked; code_middle: of their range.
+  void (*make_query_planes)(const float* q, const double* wide_q, int rows, int channels,
+                            const float* scale, const double* zero, float code_middle,
+                            const QueryPlanes& planes);
   // beta[row] = q.zero; scaled: q * scale, both for codes in fp32.
-  void (*scale_queries)(const float* q, int rows, int channels, const float* scale,
-                        const double* zero, float* scaled, double* beta);
+  void (*scale_queries)(const float* q, const double* wide_q, int rows, int channels,
+                        const float* scale, const double* zero, float* scaled, double* beta);
 
   // products: [2 * rows + 1, kTileTokens] of query planes and codes -> scores, times `factor`.
   void (*scores_from_planes)(const int32_t* products, int rows, int tokens, const float* step,
@@ -118,6 +145,10 @@ struct TileFunctions {
 
   void (*softmax_floats)(const TileWeights& weights);  // does not touch planes
   void (*softmax_planes)(const TileWeights& weights);
+
+  // After either: a tile's maxima and sums into the running ones. beta: [rows].
+  void (*join_tile)(const TileWeights& weights, const double* beta, float factor,
+                    const RunningSums& running);
 
   // weights: as softmax_floats() leaves them; scores are replaced.
   void (*scale_weights)(const TileWeights& weights, const TokenScales& scales);

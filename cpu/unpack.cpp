@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/unpack.h"
 
+#include "cpu/ahead.h"
 #include "cpu/lanes.h"
 #include "cpu/transpose.h"
 
@@ -28,6 +29,7 @@ inline void for_each_quad(const CodeTile& tile, Value* panels, const Put& put) {
                           static_cast<unsigned>(tile.row_begin) / kGroupRows * group_words +
                           static_cast<unsigned>(tile.column_begin) * kWords;
   for (unsigned row = 0; row < rows; row += kGroupRows, group += group_words) {
+    step(tile.ahead);
     Value* target =
         panels + size_t{row / kPanelWidth} * columns * kPanelWidth + row % kPanelWidth * kRowStep;
     const uint32_t* words = group;

@@ -100,7 +100,8 @@ for each engine and pair of codecs
   of read        that speed against the same number of threads that only read
   ns/token-head  of one thread, for each token and KV head
 With --torch, what PyTorch takes for the same lengths at bf16 on as many threads, and
-  torch          its time over ours: above 1, we are faster)";
+  torch          its time over ours: above 1, we are faster
+With --parts, what one thread takes for the parts of a tile that lies in a cache, and for the whole)";
 
 void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   CLI::App* cpu = command.add_subcommand("cpu", "Attention on the CPU, by codec");
@@ -121,6 +122,7 @@ void add_cpu(CLI::App& command, BenchCpuArguments& a) {
       ->capture_default_str();
   cpu->add_option("--engines", a.engines, "Engines to measure, as VKV_CPU has them")
       ->delimiter(',');
+  cpu->add_flag("--parts", a.parts, "Also what the parts of a tile take, in a cache");
   cpu->add_option("--torch", a.torch, "A Python interpreter with PyTorch, to compare with");
   cpu->add_flag("--json", a.json, "Print as JSON");
 }

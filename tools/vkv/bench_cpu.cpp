@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,7 @@
 #include <random>
 
 #include "cpu/cpu_backend.h"
+#include "cpu/measure_tile.h"
 #include "cpu/parallel.h"
 #include "cpu/threads.h"
 #include "tools/vkv/bench_parts.h"
@@ -59,6 +61,32 @@ double read_speed(int threads, int repetitions) {
   });
   if (sum == 1) std::fputs("", stderr);  // so that the sums are made
   return static_cast<double>(kReadBytes) / seconds;
+}
+
+// Seconds until all of so many threads came, saw each other, and were back, when they had nothing
+// to do for a while. Gives up on threads that do not come.
+double fan_seconds(int threads, std::chrono::microseconds idle, int repetitions) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kPatience(5);
+  tbb::task_arena arena(threads);
+  std::vector<double> seconds;
+  for (int i = 0; i < 8 * repetitions; ++i) {
+    const auto idle_end = Clock::now() + idle;
+    while (Clock::now() < idle_end) {
+    }
+    const auto begin = Clock::now();
+    std::atomic<int> come = 0;
+    arena.execute([&] {
+      parallel_tasks(static_cast<size_t>(threads), 1e9, [&](size_t) {
+        ++come;
+        while (come < threads && Clock::now() < begin + kPatience) {
+        }
+      });
+    });
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
+  return seconds[seconds.size() / 2];
 }
 
 // One layer's items, with places for what they give, and the merge of each sequence.
@@ -124,7 +152,8 @@ Result<double> measure(const BenchCpuArguments& arguments, const KvShape& shape,
 // What all rows are compared with.
 struct Limits {
   int threads = 0;
-  double read_speed = 0;  // bytes a second
+  double read_speed = 0;                    // bytes a second
+  std::vector<std::pair<int, double>> fan;  // microseconds of idleness before, seconds
   std::optional<TorchAttention> torch;
   std::optional<TorchAttentionRow> fastest;
 };
@@ -132,6 +161,9 @@ struct Limits {
 Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape) {
   Limits limits = {.threads = worker_threads(arguments.threads)};
   limits.read_speed = read_speed(limits.threads, arguments.repetitions);
+  for (const int idle_us : {0, 100, 1000})
+    limits.fan.emplace_back(idle_us, fan_seconds(limits.threads, std::chrono::microseconds(idle_us),
+                                                 arguments.repetitions));
   if (arguments.torch.empty()) return limits;
   VKV_TRY_ASSIGN(torch, measure_torch_attention({.python = arguments.torch,
                                                  .shape = shape,
@@ -150,6 +182,10 @@ void print_head(const BenchCpuArguments& a, const Limits& limits) {
       "read     {:.1f} GB/s ({} threads that only read {})\n",
       a.q_heads, a.kv_heads, a.head_dim, a.batch, a.tokens, a.q_len, limits.read_speed / 1e9,
       limits.threads, byte_size_text(kReadBytes));
+  fmt::print("wake     {} threads there and back:", limits.threads);
+  for (const auto& [idle_us, seconds] : limits.fan)
+    fmt::print(" {:.1f} us after {} us{}", seconds * 1e6, idle_us,
+               idle_us == limits.fan.back().first ? "\n" : ",");
   if (!limits.torch) return;
   fmt::print("torch    {}\n", limits.torch->version);
   for (const TorchAttentionRow& row : limits.torch->rows)
@@ -182,6 +218,36 @@ nlohmann::json row_of(const BenchCpuArguments& a, const std::string& codecs,
                         {"ns_token_head", seconds * 1e9 * limits.threads / token_heads}};
   if (limits.fastest) row["torch"] = limits.fastest->seconds / seconds;
   return row;
+}
+
+// Parts for K and V of the first codec of each pair, one thread.
+Status add_parts(const BenchCpuArguments& a, std::string_view engine,
+                 std::span<const CodecPair> pairs, nlohmann::json& json) {
+  std::optional<TileEngine> tiles;
+  for (const TileEngine one : kTileEngines)
+    if (engine.starts_with(fmt::format("cpu-{} ", name(one)))) tiles = one;
+  if (!tiles) return {};  // the reference has no tiles
+  if (!a.json)
+    fmt::print("\nparts    {}, ns/token-head of one thread on a tile in cache\n{:<8}", engine, "K");
+  const char* const names[] = {"unpack",  "products", "queries", "scores",
+                               "softmax", "outputs",  "sum",     "whole"};
+  if (!a.json)
+    for (const char* one : names) fmt::print(" {:>9}", one);
+  if (!a.json) fmt::print("\n");
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    VKV_TRY_ASSIGN(parts, measure_tile_parts(*tiles, pairs[i].k, a.q_len * a.q_heads / a.kv_heads,
+                                             a.head_dim));
+    const double values[] = {parts.unpack,  parts.products, parts.queries, parts.scores,
+                             parts.softmax, parts.outputs,  parts.sum(),   parts.whole};
+    nlohmann::json row = {{"engine", engine}, {"codecs", a.codecs[i]}};
+    for (size_t part = 0; part < std::size(values); ++part) row[names[part]] = values[part];
+    json["parts"].push_back(row);
+    if (a.json) continue;
+    fmt::print("{:<8}", a.codecs[i]);
+    for (const double value : values) fmt::print(" {:>9.2f}", value);
+    fmt::print("\n");
+  }
+  return {};
 }
 
 }  // namespace
@@ -224,6 +290,9 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
       if (!arguments.json) print_row(json["rows"].back());
     }
   }
+  if (arguments.parts)
+    for (const std::unique_ptr<Backend>& backend : backends)
+      VKV_TRY(add_parts(arguments, backend->name(), pairs, json));
   if (arguments.json) fmt::print("{}\n", json.dump(1));
   return {};
 }

@@ -25,7 +25,8 @@ struct BenchCpuArguments {
   std::vector<std::string> codecs = {"bf16", "i8", "i4", "i2", "i1"};  // or pairs: i4/i2
   std::vector<std::string> engines;  // of CpuBackendOptions; empty: the one that would be chosen
   int repetitions = 5;               // of a round over all layers; the median counts
-  std::string torch;  // a Python interpreter with PyTorch, to be measured beside; or empty
+  std::string torch;   // a Python interpreter with PyTorch, to be measured beside; or empty
+  bool parts = false;  // also what parts of a tile take
   bool json = false;
 };
 

@@ -1,0 +1,33 @@
+// attend_tiles.h: the engines that attend tile by tile, and differ in what multiplies.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "runtime/base/backend.h"
+#include "vkv/status.h"
+
+namespace vkv {
+
+// For encoded K and V all give the same bits: products of bytes are exact, and the rest is one
+// code. At 16 bit they add in different orders.
+enum class TileEngine : uint8_t {
+  kOnednn,       // oneDNN's micro-kernels over panels; ONEDNN_MAX_CPU_ISA lowers what they use
+  kAmx,          // own kernels in AMX tiles
+  kAmxEmulated,  // the same with tiles by plain loops: slow, to be tested where there is no AMX
+};
+
+// The best first.
+inline constexpr TileEngine kTileEngines[] = {TileEngine::kAmx, TileEngine::kOnednn,
+                                              TileEngine::kAmxEmulated};
+
+std::string_view name(TileEngine engine);  // "onednn", "amx", "amx-emulated"
+
+// Errors: kUnsupported, naming what the CPU lacks.
+Status can_run(TileEngine engine);
+
+// threads: as in CpuBackendOptions. Errors: as can_run().
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads);
+
+}  // namespace vkv
