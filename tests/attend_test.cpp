@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "cpu/attend_tiles.h"
+#include "cpu/brgemm.h"
 #include "tests/attend_comparison.h"
 
 namespace vkv {
@@ -288,6 +289,56 @@ TEST(attend, results_do_not_depend_on_addresses_threads_or_company) {
                               expected.out.size() * sizeof(float)),
                   0);
         EXPECT_EQ(partials[i].lse, expected.lse);
+      }
+    }
+  }
+}
+
+TEST(attend, items_of_many_blocks_are_cut_and_merged_alike_on_any_number_of_threads) {
+  const KvShape shape = {.layers = 1, .q_heads = 6, .kv_heads = 2, .head_dim = 64};
+  for (const int blocks : {16, 17, 50}) {
+    const int sealed = 32 * blocks;
+    const Tokens tokens = random_tokens(shape, sealed + 40, 129, {.k_sigma = 2});
+    const std::vector<Record> records =
+        encode_all(oracle(), tokens, sealed, 32, {Codec::kI4, Codec::kI4});
+    const std::vector<BlockView> views = views_of(records);
+    for (const int q_len : {1, 5, 6}) {  // 3, 15 and 18 rows: the last are not cut
+      SCOPED_TRACE(testing::Message() << blocks << " blocks, " << q_len << " queries");
+      const std::vector<float> q = random_queries(shape, q_len, 130);
+      AttendItem item = item_over(shape, q_len, q, views, tokens.open(sealed, tokens.count));
+      item.causal = true;
+      expect_agreement(item);
+      const Partial expected = attend(engine(), item);
+      for (const int threads : {1, 3}) {
+        const Partial got = attend(*make_engine("", threads), item);
+        EXPECT_EQ(got.out, expected.out);
+        EXPECT_EQ(got.lse, expected.lse);
+      }
+    }
+  }
+}
+
+// Products of bytes are exact, and all else is the same code.
+TEST(attend, encoded_blocks_give_the_same_bits_whatever_multiplies) {
+  if (!can_run(TileEngine::kAmxEmulated).ok()) GTEST_SKIP() << "no AVX-512";
+  if (matrix_unit().has_avx512 && !matrix_unit().exact_8_bit) GTEST_SKIP() << "no exact products";
+  for (const int head_dim : {64, 96, 128, 256}) {
+    KvShape shape = {.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = head_dim};
+    const Tokens tokens = random_tokens(shape, 300, 131, {.k_offset = 1});
+    for (const Codec codec : {Codec::kI8, Codec::kI4, Codec::kI2, Codec::kI1}) {
+      const std::vector<Record> records =
+          encode_all(oracle(), tokens, 300, tokens_per_block(head_dim), {codec, codec});
+      const std::vector<BlockView> views = views_of(records);
+      for (const int group : {1, 7, 16, 40}) {
+        shape.q_heads = 2 * group;
+        const std::vector<float> q = random_queries(shape, 1, 132);
+        const AttendItem item = item_over(shape, 1, q, views);
+        const Partial one = attend(*make_engine("onednn"), item);
+        const Partial other = attend(*make_engine("amx-emulated"), item);
+        EXPECT_EQ(one.out, other.out) << "head_dim " << head_dim << ", group " << group;
+        EXPECT_EQ(one.lse, other.lse);
+        if (!can_run(TileEngine::kAmx).ok()) continue;
+        EXPECT_EQ(one.out, attend(*make_engine("amx"), item).out);
       }
     }
   }
