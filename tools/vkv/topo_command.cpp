@@ -10,7 +10,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "cpu/attend_tiles.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/topology.h"
 #include "kernels/gpu_devices.h"
@@ -27,6 +30,17 @@ using Json = nlohmann::json;
 std::string attention_engine() {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend({});
   return backend.ok() ? std::string(backend.value()->name()) : backend.status().message();
+}
+
+// Each engine that VKV_CPU may name, with "available" or why not.
+std::vector<std::pair<std::string, std::string>> engine_states() {
+  std::vector<std::pair<std::string, std::string>> states;
+  for (const TileEngine engine : kTileEngines) {
+    const Status status = can_run(engine);
+    states.emplace_back(name(engine), status.ok() ? "available" : status.message());
+  }
+  states.emplace_back("reference", "available");
+  return states;
 }
 
 // "available", or why not.
@@ -153,6 +167,7 @@ int topo_command(bool json) {
   if (json) {
     Json all = topology_json(topology.value(), gpus);
     all["attention_engine"] = attention_engine();
+    for (const auto& [engine, state] : engine_states()) all["attention_engines"][engine] = state;
     all["io_uring"] = io_uring_state();
     all["media"] = media_decoder_name();
     fmt::print("{}\n", all.dump(1, ' ', false, Json::error_handler_t::replace));
@@ -162,6 +177,8 @@ int topo_command(bool json) {
   print_memory(topology.value());
   print_devices(topology.value(), gpus);
   fmt::print("attention  {}\n", attention_engine());
+  for (const auto& [engine, state] : engine_states())
+    fmt::print("  VKV_CPU={:<13} {}\n", engine, state);
   fmt::print("io_uring   {}\n", io_uring_state());
   fmt::print("media      {}\n", media_decoder_name());
   return kExitDone;

@@ -147,7 +147,8 @@ struct CacheOptions {
   // GPU, and outputs do not depend on where blocks lie.
   double host_share = -1;
 
-  // Worker threads; 0: all that the process may use. VKV_CPU=reference|onednn forces an engine.
+  // Worker threads; 0: all that the process may use. VKV_CPU forces an engine; `vkv topo` lists
+  // those there are.
   int threads = 0;
 };
 
