@@ -12,31 +12,33 @@
 
 namespace vkv {
 
-ArenaBackend::ArenaBackend(int threads, const StripFunctions& loops)
-    : loops_(loops), arena_(worker_threads(threads)) {}
+ArenaBackend::ArenaBackend(int threads, int awake_us, const StripFunctions& loops)
+    : loops_(loops), arena_(worker_threads(threads)) {
+  if (awake_us > 0) crew_ = std::make_unique<Crew>(arena_, std::chrono::microseconds(awake_us));
+}
 
 Status ArenaBackend::merge(std::span<const MergeItem> items) {
-  return arena_.execute([&]() -> Status {
+  return in_arena([&]() -> Status {
     merge_partials(items);
     return {};
   });
 }
 
 Status ArenaBackend::encode(std::span<const EncodeItem> items) {
-  return arena_.execute([&] { return encode_blocks(items, loops_); });
+  return in_arena([&] { return encode_blocks(items, loops_); });
 }
 
 Status ArenaBackend::encode_headers(const EncodeItem& item) {
-  return arena_.execute([&] { return encode_segment_headers(item, loops_); });
+  return in_arena([&] { return encode_segment_headers(item, loops_); });
 }
 
 Status ArenaBackend::mean_key(const KvShape& shape, const OpenTokens& source,
                               std::span<const uint32_t> rows, float* mean) {
-  return arena_.execute([&] { return mean_of_keys(shape, source, rows, mean, loops_); });
+  return in_arena([&] { return mean_of_keys(shape, source, rows, mean, loops_); });
 }
 
 Status ArenaBackend::saliency(const SaliencyItem& item) {
-  return arena_.execute([&] { return token_saliency(item); });
+  return in_arena([&] { return token_saliency(item); });
 }
 
 Status ArenaBackend::squared_distances(const KvShape& shape, const OpenTokens& source,

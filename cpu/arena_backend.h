@@ -4,6 +4,9 @@
 
 #include <tbb/task_arena.h>
 
+#include <memory>
+
+#include "cpu/crew.h"
 #include "cpu/strip_functions.h"
 #include "runtime/base/backend.h"
 
@@ -12,8 +15,9 @@ namespace vkv {
 // Calls may come from several threads at once; each blocks until its own work is done.
 class ArenaBackend : public Backend {
  public:
-  // threads: 0, or more than the process may use, for all those. loops: of the encoder.
-  ArenaBackend(int threads, const StripFunctions& loops);
+  // threads: 0, or more than the process may use, for all those. awake_us: as in
+  // CpuBackendOptions. loops: of the encoder.
+  ArenaBackend(int threads, int awake_us, const StripFunctions& loops);
 
   Status merge(std::span<const MergeItem> items) final;
   Status encode(std::span<const EncodeItem> items) final;
@@ -32,11 +36,19 @@ class ArenaBackend : public Backend {
   Status zero(std::span<std::byte> bytes) final;
 
  protected:
-  tbb::task_arena& arena() { return arena_; }
+  // Runs body() in the arena, with its crew if there is one.
+  template <class Body>
+  auto in_arena(const Body& body) {
+    return arena_.execute([&] {
+      const Crew::Scope scope(crew_.get());
+      return body();
+    });
+  }
 
  private:
   const StripFunctions& loops_;
   tbb::task_arena arena_;
+  std::unique_ptr<Crew> crew_;  // ends before the arena
 };
 
 }  // namespace vkv

@@ -115,8 +115,8 @@ double attending_ns(const AttendItem& item) {
 
 class TileBackend final : public ArenaBackend {
  public:
-  TileBackend(int threads, TileEngine engine, const MatrixUnit& unit)
-      : ArenaBackend(threads, strip_functions_for(unit)),
+  TileBackend(int threads, int awake_us, TileEngine engine, const MatrixUnit& unit)
+      : ArenaBackend(threads, awake_us, strip_functions_for(unit)),
         unit_(unit),
         name_("cpu-" + std::string(vkv::name(engine)) + " (" + std::string(unit.name) + ")"),
         workers_([this, engine] { return std::make_unique<TileWorker>(engine, unit_, kernels_); }) {
@@ -136,7 +136,7 @@ class TileBackend final : public ArenaBackend {
     std::vector<float>& partials = partials_.local();
     if (partials.size() < partial_values) partials.resize(partial_values);
     const Work work = cut(items, partials.data());
-    return arena().execute([&]() -> Status {
+    return in_arena([&]() -> Status {
       const size_t together = tasks_together(work, tbb::this_task_arena::max_concurrency());
       const size_t count = work.tasks.size();
       const auto attend_some = [&](size_t i) {
@@ -188,9 +188,9 @@ Status can_run(TileEngine engine) {
   return {};
 }
 
-Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads) {
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us) {
   VKV_TRY(can_run(engine));
-  return std::unique_ptr<Backend>(new TileBackend(threads, engine, matrix_unit()));
+  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, engine, matrix_unit()));
 }
 
 }  // namespace vkv

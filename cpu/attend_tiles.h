@@ -27,7 +27,7 @@ std::string_view name(TileEngine engine);  // "onednn", "amx", "amx-emulated"
 // Errors: kUnsupported, naming what the CPU lacks.
 Status can_run(TileEngine engine);
 
-// threads: as in CpuBackendOptions. Errors: as can_run().
-Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads);
+// threads, awake_us: as in CpuBackendOptions. Errors: as can_run().
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us);
 
 }  // namespace vkv

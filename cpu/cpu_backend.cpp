@@ -14,12 +14,13 @@ namespace {
 
 class ReferenceBackend final : public ArenaBackend {
  public:
-  explicit ReferenceBackend(int threads) : ArenaBackend(threads, plain_strip_functions()) {}
+  ReferenceBackend(int threads, int awake_us)
+      : ArenaBackend(threads, awake_us, plain_strip_functions()) {}
 
   std::string_view name() const override { return "cpu-reference"; }
 
   Status attend(std::span<const AttendItem> items) override {
-    return arena().execute([&]() -> Status {
+    return in_arena([&]() -> Status {
       for (const AttendItem& item : items) VKV_TRY(attend_reference(item));
       return {};
     });
@@ -37,15 +38,18 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& optio
   if (options.threads < 0)
     return Status(Code::kInvalidArgument, "threads is " + std::to_string(options.threads) +
                                               "; it must be positive, or 0 for all");
+  if (options.awake_us < 0 || options.awake_us > kAwakeUsMax)
+    return Status(Code::kInvalidArgument, "awake_us is " + std::to_string(options.awake_us) +
+                                              "; it may be 0 to " + std::to_string(kAwakeUsMax));
   std::string known;
   for (const TileEngine tiles : kTileEngines) {
-    if (engine == name(tiles)) return make_tile_backend(tiles, options.threads);
+    if (engine == name(tiles)) return make_tile_backend(tiles, options.threads, options.awake_us);
     if (engine.empty() && tiles != TileEngine::kAmxEmulated && can_run(tiles).ok())
-      return make_tile_backend(tiles, options.threads);
+      return make_tile_backend(tiles, options.threads, options.awake_us);
     known += std::string(name(tiles)) + ' ';
   }
   if (engine.empty() || engine == "reference")
-    return std::unique_ptr<Backend>(new ReferenceBackend(options.threads));
+    return std::unique_ptr<Backend>(new ReferenceBackend(options.threads, options.awake_us));
   return Status(Code::kInvalidArgument,
                 "there is no CPU engine '" + engine + "'; there are: " + known + "reference");
 }

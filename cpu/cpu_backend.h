@@ -10,8 +10,13 @@
 
 namespace vkv {
 
+inline constexpr int kAwakeUsMax = 1'000'000;
+
 struct CpuBackendOptions {
   int threads = 0;  // of its arena; 0, or more than the process may use: all those
+  // So long after a call its threads stay awake for the next, 0..kAwakeUsMax; they take their cores
+  // meanwhile (cpu/crew.h). 0: the arena's workers come and go.
+  int awake_us = 0;
   // "amx", "onednn", "amx-emulated", "reference"; empty: VKV_CPU, or else the best there is
   std::string_view engine;
 };

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "cpu/crew.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -19,7 +20,8 @@ namespace vkv {
 // Threads take the next i from a counter: tasks are few and of very different lengths. `work` is an
 // estimate of all tasks together in nanoseconds: what takes less than waking a thread stays here.
 // The counter also orders what the caller wrote before what the tasks read, and what they wrote
-// before what the caller reads, in a way that sanitizers understand: libtbb is not instrumented.
+// before what the caller reads, in a way that sanitizers understand: libtbb is not instrumented. A
+// crew, where there is one, does the same.
 template <class Body>
 void parallel_tasks(size_t count, double work_ns, const Body& body) {
   constexpr double kWakeNs = 20e3;  // libtbb 2021.8 on 2 cores: 5 to 20 us
@@ -28,6 +30,7 @@ void parallel_tasks(size_t count, double work_ns, const Body& body) {
     for (size_t i = 0; i < count; ++i) body(i);
     return;
   }
+  if (Crew* const crew = Crew::current(); crew != nullptr && crew->run(count, body)) return;
   std::atomic<size_t> next;
   next.store(0, std::memory_order_release);
   tbb::parallel_for(

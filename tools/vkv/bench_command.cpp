@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cpu/cpu_backend.h"
 #include "tools/vkv/exit_code.h"
 
 namespace vkv {
@@ -117,6 +118,7 @@ void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   number("--q-len", a.q_len, 1, 128, "Queries of a sequence: 1 decodes, more verify a draft");
   number("--threads", a.threads, 0, 1024, "Threads; 0: all that the process may use");
   number("--repetitions", a.repetitions, 1, 1000, "The median of these counts");
+  number("--awake-us", a.awake_us, 0, kAwakeUsMax, "So long threads wait for the next call awake");
   cpu->add_option("--codecs", a.codecs, "Codecs of K and V, or pairs")
       ->delimiter(',')
       ->capture_default_str();

@@ -15,8 +15,11 @@
 #include <random>
 
 #include "cpu/cpu_backend.h"
+#include "cpu/cpu_features.h"
+#include "cpu/crew.h"
 #include "cpu/measure_tile.h"
 #include "cpu/parallel.h"
+#include "cpu/read_memory.h"
 #include "cpu/threads.h"
 #include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
@@ -31,16 +34,6 @@ constexpr uint64_t kRecordBytes = uint64_t{768} << 20;  // several times any L3
 constexpr size_t kReadBytes = size_t{1} << 30;
 constexpr size_t kReadPiece = size_t{1} << 20;
 
-typedef uint64_t Line __attribute__((vector_size(64)));
-
-uint64_t xor_of(const Line* lines, size_t count) {
-  Line sums[4] = {};
-  for (size_t i = 0; i < count; i += 4)
-    for (size_t j = 0; j < 4; ++j) sums[j] ^= lines[i + j];
-  const Line sum = (sums[0] ^ sums[1]) ^ (sums[2] ^ sums[3]);
-  return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
-}
-
 // Bytes a second that so many threads read of memory which they touched first.
 double read_speed(int threads, int repetitions) {
   const BenchMemory memory = allocate_for_bench(kReadBytes);
@@ -52,12 +45,10 @@ double read_speed(int threads, int repetitions) {
   over_pieces([&](size_t i) {
     std::fill_n(memory.get() + i * kReadPiece, kReadPiece, static_cast<std::byte>(i));
   });
+  const auto xor_of = cpu_has_avx512() ? avx512::xor_of : avx2::xor_of;
   std::atomic<uint64_t> sum = 0;
   const double seconds = median_seconds(repetitions, [&] {
-    over_pieces([&](size_t i) {
-      const auto* lines = reinterpret_cast<const Line*>(memory.get() + i * kReadPiece);
-      sum += xor_of(lines, kReadPiece / sizeof(Line));
-    });
+    over_pieces([&](size_t i) { sum += xor_of(memory.get() + i * kReadPiece, kReadPiece); });
   });
   if (sum == 1) std::fputs("", stderr);  // so that the sums are made
   return static_cast<double>(kReadBytes) / seconds;
@@ -65,18 +56,21 @@ double read_speed(int threads, int repetitions) {
 
 // Seconds until all of so many threads came, saw each other, and were back, when they had nothing
 // to do for a while. Gives up on threads that do not come.
-double fan_seconds(int threads, std::chrono::microseconds idle, int repetitions) {
+double fan_seconds(const BenchCpuArguments& arguments, int threads,
+                   std::chrono::microseconds idle) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kPatience(5);
   tbb::task_arena arena(threads);
+  Crew crew(arena, std::chrono::microseconds(arguments.awake_us));
   std::vector<double> seconds;
-  for (int i = 0; i < 8 * repetitions; ++i) {
+  for (int i = 0; i < 8 * arguments.repetitions; ++i) {
     const auto idle_end = Clock::now() + idle;
     while (Clock::now() < idle_end) {
     }
     const auto begin = Clock::now();
     std::atomic<int> come = 0;
     arena.execute([&] {
+      const Crew::Scope scope(arguments.awake_us > 0 ? &crew : nullptr);
       parallel_tasks(static_cast<size_t>(threads), 1e9, [&](size_t) {
         ++come;
         while (come < threads && Clock::now() < begin + kPatience) {
@@ -162,8 +156,8 @@ Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape&
   Limits limits = {.threads = worker_threads(arguments.threads)};
   limits.read_speed = read_speed(limits.threads, arguments.repetitions);
   for (const int idle_us : {0, 100, 1000})
-    limits.fan.emplace_back(idle_us, fan_seconds(limits.threads, std::chrono::microseconds(idle_us),
-                                                 arguments.repetitions));
+    limits.fan.emplace_back(
+        idle_us, fan_seconds(arguments, limits.threads, std::chrono::microseconds(idle_us)));
   if (arguments.torch.empty()) return limits;
   VKV_TRY_ASSIGN(torch, measure_torch_attention({.python = arguments.torch,
                                                  .shape = shape,
@@ -258,12 +252,15 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
                          .kv_heads = arguments.kv_heads,
                          .head_dim = arguments.head_dim};
   VKV_TRY(validate(shape));
+  if (!cpu_has_avx2()) return {Code::kUnsupported, "vkv bench cpu needs a CPU with AVX2"};
   VKV_TRY_ASSIGN(pairs, codec_pairs_of(arguments.codecs));
   std::vector<std::string> engines = arguments.engines;
   if (engines.empty()) engines.emplace_back();
   std::vector<std::unique_ptr<Backend>> backends;
   for (const std::string& engine : engines) {
-    VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = arguments.threads, .engine = engine}));
+    VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = arguments.threads,
+                                              .awake_us = arguments.awake_us,
+                                              .engine = engine}));
     backends.push_back(std::move(backend));
   }
   VKV_TRY_ASSIGN(limits, measure_limits(arguments, shape));

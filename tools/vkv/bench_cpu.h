@@ -21,6 +21,7 @@ struct BenchCpuArguments {
   int tokens = 131072;  // of a sequence
   int batch = 1;        // sequences
   int q_len = 1;
+  int awake_us = 0;                                                    // as in CpuBackendOptions
   int threads = 0;                                                     // 0: all usable
   std::vector<std::string> codecs = {"bf16", "i8", "i4", "i2", "i1"};  // or pairs: i4/i2
   std::vector<std::string> engines;  // of CpuBackendOptions; empty: the one that would be chosen
