@@ -73,6 +73,45 @@ void dot_halves_of(const HalfTile& tile, const float* rows, int row_count, int r
   }
 }
 
+// Two vectors of columns at a time, so that the sums of all rows stay in registers.
+template <bool kBfloat, int kRows>
+void sum_columns(const HalfTile& tile, const float* rows, int row_stride, float* products,
+                 int product_stride) {
+  constexpr int kColumns = 2 * kLanes;
+  for (int column = 0; column < tile.padded_columns; column += kColumns) {
+    Floats sums[kRows][2] = {};
+    const bool whole = column + kColumns <= tile.column_count;
+    for (int n = 0; n < tile.row_count; ++n) {
+      const uint16_t* source = tile.values + static_cast<size_t>(n) * tile.row_stride + column;
+      uint16_t some[kColumns] = {};
+      if (!whole) {
+        for (int i = 0; column + i < tile.column_count; ++i) some[i] = source[i];
+        source = some;
+      }
+      const Floats left = widen_16<kBfloat>(source), right = widen_16<kBfloat>(source + kLanes);
+      for (int row = 0; row < kRows; ++row) {
+        const float weight = rows[row * row_stride + n];
+        sums[row][0] += left * weight;
+        sums[row][1] += right * weight;
+      }
+    }
+    for (int row = 0; row < kRows; ++row) {
+      store(products + row * product_stride + column, sums[row][0]);
+      store(products + row * product_stride + column + kLanes, sums[row][1]);
+    }
+  }
+}
+
+template <bool kBfloat, int kRows = kDotRowsMax>
+void sum_rows(const HalfTile& tile, const float* rows, int row_count, int row_stride,
+              float* products, int product_stride) {
+  if constexpr (kRows > 1)
+    if (row_count < kRows)
+      return sum_rows<kBfloat, kRows - 1>(tile, rows, row_count, row_stride, products,
+                                          product_stride);
+  sum_columns<kBfloat, kRows>(tile, rows, row_stride, products, product_stride);
+}
+
 }  // namespace
 
 void dot_halves(const HalfTile& tile, const float* rows, int row_count, int row_stride,
@@ -81,6 +120,16 @@ void dot_halves(const HalfTile& tile, const float* rows, int row_count, int row_
   for (int row = 0; row < row_count; row += kDotRowsMax) {
     const int count = row_count - row < kDotRowsMax ? row_count - row : kDotRowsMax;
     dot(tile, rows + static_cast<size_t>(row) * row_stride, count, row_stride,
+        products + static_cast<size_t>(row) * product_stride, product_stride);
+  }
+}
+
+void sum_halves(const HalfTile& tile, const float* rows, int row_count, int row_stride,
+                float* products, int product_stride) {
+  const auto sum = tile.bfloat ? sum_rows<true> : sum_rows<false>;
+  for (int row = 0; row < row_count; row += kDotRowsMax) {
+    const int count = row_count - row < kDotRowsMax ? row_count - row : kDotRowsMax;
+    sum(tile, rows + static_cast<size_t>(row) * row_stride, count, row_stride,
         products + static_cast<size_t>(row) * product_stride, product_stride);
   }
 }

@@ -10,4 +10,7 @@ namespace vkv::VKV_ISA {
 void dot_halves(const HalfTile& tile, const float* rows, int row_count, int row_stride,
                 float* products, int product_stride);
 
+void sum_halves(const HalfTile& tile, const float* rows, int row_count, int row_stride,
+                float* products, int product_stride);
+
 }  // namespace vkv::VKV_ISA

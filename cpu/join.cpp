@@ -28,6 +28,15 @@ void load_value_scales(const uint16_t* halves, int channels, float bias, float* 
   }
 }
 
+void widen_row(const float* values, int count, double* wide) {
+  for (int i = 0; i < count; i += 8)
+    store(wide + i, __builtin_convertvector(load<Floats8>(values + i), Doubles));
+}
+
+void divide_row(const float* values, int count, float divisor, float* target) {
+  for (int i = 0; i < count; i += 8) store(target + i, load<Floats8>(values + i) / divisor);
+}
+
 // In sixteens of rows, since one exponential costs as much as sixteen.
 void join_tile(const TileWeights& weights, const double* beta, float factor,
                const RunningSums& running) {

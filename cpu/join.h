@@ -10,6 +10,8 @@ namespace vkv::VKV_ISA {
 void load_key_scales(const uint16_t* halves, int channels, float bias, float* scale, double* zero);
 void load_value_scales(const uint16_t* halves, int channels, float bias, float* scale, float* zero,
                        float* byte_zero);
+void widen_row(const float* values, int count, double* wide);
+void divide_row(const float* values, int count, float divisor, float* target);
 void join_tile(const TileWeights& weights, const double* beta, float factor,
                const RunningSums& running);
 

@@ -53,6 +53,11 @@ Status OnednnProducts::multiply_halves(const HalfTile& tile, const Rows<const fl
 
 Status OnednnProducts::multiply_transposed(const HalfTile& tile, const Rows<const float>& rows,
                                            const Rows<float>& products) {
+  if (rows.count < kPanelRowsMin) {
+    functions_.sum_halves(tile, rows.values, rows.count, rows.stride, products.values,
+                          products.stride);
+    return {};
+  }
   const int k = round_up(tile.row_count, 32);
   functions_.convert_halves(tile, static_cast<float*>(panels(tile.padded_columns, k)));
   return multiply(rows, tile.padded_columns, k, products);

@@ -42,7 +42,7 @@ const uint16_t* halves_of(const std::byte* bytes) {
 Status TileAttention::attend(const AttendTask& task, const AttendTask* next) {
   begin(task);
   const Status status = add_tokens(task, next);
-  products_.release();
+  if (next == nullptr || !status.ok()) products_.release();
   if (status.ok()) finish(task);
   return status;
 }
@@ -87,8 +87,8 @@ void TileAttention::begin(const AttendTask& task) {
   const size_t width = static_cast<size_t>(channels);
   const size_t row_room = static_cast<size_t>(round_up(rows, kRowRoom));
   const size_t plane_room = static_cast<size_t>(round_up(2 * rows + 1, kRowRoom));
-  q_.values.assign(row_room * width, 0.0f);
-  q_.wide.clear();
+  grow(q_.values, row_room * width);
+  q_.has_wide = rotated_q_.has_wide = has_rotated_q_ = false;
   grow(scaled_q_, row_room * width);
   grow(q_planes_, plane_room * width + kLineBytes);
   grow(sums_, plane_room * std::max<size_t>(kTileTokens, width));
@@ -102,23 +102,28 @@ void TileAttention::begin(const AttendTask& task) {
     grow(*buffer, row_room);
   for (Buffer<float>* buffer : {&token_scale_, &token_zero_}) grow(*buffer, kTileTokens);
   ones_.resize(std::max(ones_.size(), width), 1.0f);
-  rotated_q_.values.clear();
-  rotated_q_.wide.clear();
   grow(q_beta_, row_room);
   visible_.assign(row_room, 0);
-  out_.assign(row_room * width, 0.0f);
+  grow(out_, row_room * width);
+  std::fill_n(out_.begin(), static_cast<size_t>(rows) * width, 0.0f);
   max_.assign(row_room, -std::numeric_limits<double>::infinity());
   sum_.assign(row_room, 0.0f);
 
   const size_t head_dim = static_cast<size_t>(item.shape.head_dim);
+  const bool reads_halves =
+      (task.open && item.open.token_count > 0) ||
+      std::any_of(task.blocks.begin(), task.blocks.end(),
+                  [](const BlockView& block) { return is_16_bit(block.k_codec); });
   for (int row = 0; row < rows; ++row) {
     const int query = task.query_begin + row / group;
     const int q_head = task.kv_head * group + row % group;
     const float* source =
         item.q + (static_cast<size_t>(query) * item.shape.q_heads + q_head) * head_dim;
-    std::copy_n(source, head_dim, &q_.values[static_cast<size_t>(row) * width]);
+    float* const target = &q_.values[static_cast<size_t>(row) * width];
+    std::copy_n(source, head_dim, target);
+    std::fill_n(target + head_dim, width - head_dim, 0.0f);
     half_beta_[row] = 0;
-    for (size_t c = 0; item.k_mean != nullptr && c < head_dim; ++c)
+    for (size_t c = 0; reads_halves && item.k_mean != nullptr && c < head_dim; ++c)
       half_beta_[row] -= double{source[c]} * double{item.k_mean[task.kv_head * head_dim + c]};
   }
 }
@@ -133,8 +138,10 @@ void TileAttention::finish(const AttendTask& task) {
     const size_t target = static_cast<size_t>(query) * item.shape.q_heads + q_head;
     const float* source = &out_[static_cast<size_t>(row) * channels_];
     const bool empty = sum_[row] == 0.0f;
-    for (size_t c = 0; c < head_dim; ++c)
-      task.out[target * head_dim + c] = empty ? 0.0f : source[c] / sum_[row];
+    if (empty)
+      std::fill_n(task.out + target * head_dim, head_dim, 0.0f);
+    else
+      functions_.divide_row(source, item.shape.head_dim, sum_[row], task.out + target * head_dim);
     task.lse[target] = empty ? -std::numeric_limits<float>::infinity()
                              : static_cast<float>(max_[row] + std::log(double{sum_[row]}));
   }
@@ -167,11 +174,17 @@ void TileAttention::load_key_header(const AttendTask& task, const BlockView& blo
 const TileAttention::Queries& TileAttention::queries_for(const AttendTask& task,
                                                          const BlockView& block) {
   Queries& q = block.k_rotated ? rotated_q_ : q_;
-  if (block.k_rotated && q.values.empty()) {
+  if (block.k_rotated && !has_rotated_q_) {
     q.values = q_.values;
+    has_rotated_q_ = true;
     functions_.rotate_rows(q.values.data(), rows_, channels_, task.item->shape.head_dim);
   }
-  if (q.wide.empty()) q.wide.assign(q.values.begin(), q.values.end());
+  if (!q.has_wide) {
+    const int count = rows_ * channels_;
+    grow(q.wide, static_cast<size_t>(count));
+    functions_.widen_row(q.values.data(), count, q.wide.data());
+    q.has_wide = true;
+  }
   return q;
 }
 

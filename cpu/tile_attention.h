@@ -40,8 +40,8 @@ class TileAttention {
 
   // Writes the task's rows of out and lse. The item has passed check_attend().
   // Errors: as TileProducts.
-  // next: the task that comes then, so that its first block can be asked for; nullptr: nobody
-  // knows.
+  // next: the task that comes then on this thread, so that its first block can be asked for and
+  // the matrix unit is kept; nullptr: nobody knows.
   Status attend(const AttendTask& task, const AttendTask* next = nullptr);
 
  private:
@@ -62,7 +62,8 @@ class TileAttention {
   void load_token_scales(const std::byte* scales, int block_tokens, int token, int tokens);
   struct Queries {
     Buffer<float> values;  // [rows, channels]
-    Buffer<double> wide;   // the same; empty until an encoded block asks for it
+    Buffer<double> wide;   // the same, once an encoded block has asked for it
+    bool has_wide = false;
   };
   // q_, or H q for rotated K.
   const Queries& queries_for(const AttendTask& task, const BlockView& block);
@@ -97,9 +98,10 @@ class TileAttention {
   const std::byte* key_header_ = nullptr;  // which the query planes were made for
 
   Queries q_;
-  uint64_t q_version_ = 0;     // of q_
-  Buffer<double> half_beta_;   // [rows]: -q.mean, for 16-bit keys
-  Queries rotated_q_;          // H q, empty until a block asks for it
+  uint64_t q_version_ = 0;    // of q_
+  Buffer<double> half_beta_;  // [rows]: -q.mean, for 16-bit keys
+  Queries rotated_q_;         // H q, once a block has asked for it
+  bool has_rotated_q_ = false;
   Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
   Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
   Buffer<float> q_step_;       // [rows]

@@ -126,6 +126,9 @@ struct TileFunctions {
   // zeros. row_stride, product_stride: values.
   void (*dot_halves)(const HalfTile& tile, const float* rows, int row_count, int row_stride,
                      float* products, int product_stride);
+  // products[m][k] = sum over n of rows[m][n] * value[n][k], without a panel; k is padded to 32.
+  void (*sum_halves)(const HalfTile& tile, const float* rows, int row_count, int row_stride,
+                     float* products, int product_stride);
 
   // Rows of H q: hadamard() of runtime/base/hadamard.h over the first head_dim channels.
   void (*rotate_rows)(float* values, int rows, int channels, int head_dim);
@@ -149,6 +152,10 @@ struct TileFunctions {
   // After either: a tile's maxima and sums into the running ones. beta: [rows].
   void (*join_tile)(const TileWeights& weights, const double* beta, float factor,
                     const RunningSums& running);
+
+  // wide[i] = values[i]; target[i] = values[i] / divisor. count in 8s.
+  void (*widen_row)(const float* values, int count, double* wide);
+  void (*divide_row)(const float* values, int count, float divisor, float* target);
 
   // weights: as softmax_floats() leaves them; scores are replaced.
   void (*scale_weights)(const TileWeights& weights, const TokenScales& scales);
