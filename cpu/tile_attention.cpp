@@ -58,6 +58,7 @@ Status TileAttention::add_tokens(const AttendTask& task, const AttendTask* next)
       look_ahead(*next, next->blocks.front(), tiles);
     VKV_TRY(add_block(task, block));
   }
+  ahead_ = {};
   return task.open ? add_open(task) : Status();
 }
 

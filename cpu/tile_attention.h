@@ -125,7 +125,7 @@ class TileAttention {
   Buffer<float> out_;   // [rows, channels]
   Buffer<double> max_;  // [rows]: running maximum of the scores
   Buffer<float> sum_;   // [rows]: running sum of weights relative to it
-  Ahead ahead_;         // of the next block
+  Ahead ahead_ = {};    // of the next block
 };
 
 }  // namespace vkv
