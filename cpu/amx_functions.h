@@ -46,10 +46,10 @@ constexpr size_t half_scratch_bytes(int columns) {
   return 64 * 16 * sizeof(float) + size_t{64} * 2 * sizeof(uint16_t) * static_cast<size_t>(columns);
 }
 
-namespace amx {  // AVX-512 F, BW, DQ, VL, and AMX with bytes and bf16
+namespace amx {  // AVX-512 F, BW, DQ, VL, BF16, and AMX with bytes and bf16
 const AmxFunctions& amx_functions();
 }
-namespace amx_emulated {  // AVX-512 F, BW, DQ, VL
+namespace amx_emulated {  // AVX-512 F, BW, DQ, VL, BF16
 const AmxFunctions& amx_functions();
 }
 

@@ -45,21 +45,13 @@ inline void transpose_16x16(__m512 (&rows)[16]) {
 
 inline __m512i upper_halves() { return _mm512_set1_epi32(static_cast<int>(0xffff0000u)); }
 
-// The upper halves of 32 floats, in order.
-inline __m512i bfloats_of(__m512 low, __m512 high) {
-  const __m512i even = _mm512_srli_epi32(_mm512_castps_si512(low), 16);
-  const __m512i odd = _mm512_srli_epi32(_mm512_castps_si512(high), 16);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(even)),
-                            _mm512_cvtepi32_epi16(odd), 1);
-}
-
 inline __m512 truncated(__m512 x) {
   return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper_halves()));
 }
 
-// Rounds what is left to the last split to nearest, but for ties.
-inline __m512 rounded(__m512 x) {
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)));
+// 32 floats in order, rounded to nearest even.
+inline __m512i bfloats_of(__m512 low, __m512 high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
 // 64 rows of fp16 from `source` on: bf16 parts [2][kStripRows][columns].
@@ -75,10 +67,11 @@ void split_strip(const HalfTile& tile, int row_begin, int row_count, uint16_t* p
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + column + at)));
       };
       const __m512 low = floats(0), high = floats(16);
+      const __m512 upper_low = truncated(low), upper_high = truncated(high);
       const size_t target = static_cast<size_t>(row) * columns + column;
-      _mm512_storeu_si512(parts + target, bfloats_of(low, high));
-      _mm512_storeu_si512(rest + target, bfloats_of(_mm512_sub_ps(low, truncated(low)),
-                                                    _mm512_sub_ps(high, truncated(high))));
+      _mm512_storeu_si512(parts + target, bfloats_of(upper_low, upper_high));
+      _mm512_storeu_si512(rest + target, bfloats_of(_mm512_sub_ps(low, upper_low),
+                                                    _mm512_sub_ps(high, upper_high)));
     }
   }
 }
@@ -158,10 +151,10 @@ void split_rows(const float* rows, int row_count, int row_stride, int k, int spl
         __m512 pairs[16];
         for (int row = 0; row < 16; ++row) {
           __m512(&x)[2] = left[row];
-          if (i + 1 == splits && splits < kSplitsMax)
-            for (__m512& half : x) half = rounded(half);
-          pairs[row] = _mm512_castsi512_ps(bfloats_of(x[0], x[1]));
-          for (__m512& half : x) half = _mm512_sub_ps(half, truncated(half));
+          const bool last = i + 1 == splits;
+          const __m512 part[2] = {last ? x[0] : truncated(x[0]), last ? x[1] : truncated(x[1])};
+          pairs[row] = _mm512_castsi512_ps(bfloats_of(part[0], part[1]));
+          for (int half = 0; half < 2; ++half) x[half] = _mm512_sub_ps(x[half], part[half]);
         }
         transpose_16x16(pairs);
         for (int row = 0; row < 16; ++row) _mm512_storeu_ps(split + 32 * row, pairs[row]);

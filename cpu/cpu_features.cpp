@@ -14,6 +14,8 @@ bool cpu_has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+bool cpu_has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
+
 bool cpu_has_amx() {
   return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
          __builtin_cpu_supports("amx-bf16");
