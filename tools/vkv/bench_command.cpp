@@ -94,15 +94,16 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
 }
 
 constexpr const char* kCpuAbout = R"(
-Attention on the CPU over records of random codes in DRAM, cut into extents as a cache cuts them, and
-for each engine and pair of codecs
+Attention on the CPU over records of random codes in DRAM, in extents as a cache has them, and for
+each engine and pair of codecs
   MB             of a layer: records, and the 128 newest tokens at 16 bit
   us             of one call, layer after layer; together they are several times any L3 cache
   of read        that speed against the same number of threads that only read
   ns/token-head  of one thread, for each token and KV head
 With --torch, what PyTorch takes for the same lengths at bf16 on as many threads, and
   torch          its time over ours: above 1, we are faster
-With --parts, what one thread takes for the parts of a tile that lies in a cache, and for the whole)";
+With --parts, what one thread takes for the parts of a tile in a cache, and for the whole
+wake is the time that a loop of nothing takes, there and back, after so long a rest)";
 
 void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   CLI::App* cpu = command.add_subcommand("cpu", "Attention on the CPU, by codec");
