@@ -66,6 +66,56 @@ TEST_P(IoEngineTest, a_transfer_done_in_parts_is_resumed_until_it_is_whole) {
   EXPECT_EQ(std::memcmp(source.data(), target.data(), kMiB), 0);
 }
 
+TEST_P(IoEngineTest, registered_memory_and_other_memory_hold_the_same_bytes) {
+  const auto engine = make({.call_bytes_max = 64 * kKiB});
+  MemoryBuffer first = filled(256 * kKiB, 1), second = filled(256 * kKiB, 2);
+  MemoryBuffer other = filled(256 * kKiB, 3);
+  const std::span<std::byte> regions[] = {first.bytes(), second.bytes()};
+  const bool is_registered = engine->register_memory(regions);
+  std::printf("%s\n", is_registered ? "registered" : "not registered here");
+
+  const auto move = [&](IoRequest::Kind kind, const MemoryBuffer& buffer, uint64_t at) {
+    IoRequest request{.kind = kind,
+                      .file_offset = at,
+                      .data = buffer.data(),
+                      .byte_count = buffer.bytes().size()};
+    engine->submit(request);
+    engine->wait(request);
+    EXPECT_EQ(request.error, 0);
+    EXPECT_EQ(request.bytes_done, buffer.bytes().size());
+  };
+  move(IoRequest::Kind::kWrite, other, 0);
+  move(IoRequest::Kind::kWrite, second, kMiB);
+  move(IoRequest::Kind::kRead, first, 0);
+  move(IoRequest::Kind::kRead, other, kMiB);
+  EXPECT_EQ(std::memcmp(other.data(), second.data(), 256 * kKiB), 0);
+  const auto threes = std::count(first.bytes().begin(), first.bytes().end(), std::byte{3});
+  EXPECT_EQ(static_cast<uint64_t>(threes), 256 * kKiB);
+}
+
+TEST_P(IoEngineTest, a_sync_is_over_without_moving_a_byte) {
+  const auto engine = make({});
+  MemoryBuffer source = filled(64 * kKiB, 7);
+  IoRequest write{.kind = IoRequest::Kind::kWrite, .data = source.data(), .byte_count = 64 * kKiB};
+  engine->submit(write);
+  engine->wait(write);
+  IoRequest sync{.kind = IoRequest::Kind::kSync};
+  engine->submit(sync);
+  engine->wait(sync);
+  EXPECT_EQ(sync.error, 0);
+  EXPECT_EQ(sync.bytes_done, 0u);
+
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);  // what cannot be synced is an error
+  const auto on_pipe = make({.file = ends[1]});
+  IoRequest refused{.kind = IoRequest::Kind::kSync};
+  on_pipe->submit(refused);
+  on_pipe->wait(refused);
+  EXPECT_EQ(refused.error, EINVAL);
+  close(ends[0]);
+  close(ends[1]);
+}
+
 TEST_P(IoEngineTest, no_more_are_under_way_than_may_be) {
   constexpr uint32_t kInFlight = 3, kRequests = 24;
   const auto engine = make({.in_flight_max = kInFlight});

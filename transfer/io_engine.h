@@ -5,16 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "vkv/status.h"
 
 namespace vkv {
 
-// One read or write. The first four fields are the caller's, the rest belongs to the engine from
-// submit() until done() or wait() has said that it is over.
+// One read, write or sync. The first four fields are the caller's, the rest belongs to the engine
+// from submit() until done() or wait() has said that it is over.
 struct IoRequest {
-  enum class Kind : uint8_t { kRead, kWrite };
+  // kSync, without data: every write that was over before it was submitted has reached the disk,
+  // and so has what the file system needs to find it again (fdatasync).
+  enum class Kind : uint8_t { kRead, kWrite, kSync };
 
   Kind kind = Kind::kRead;
   uint64_t file_offset = 0;   // a multiple of kExtentAlignment
@@ -47,6 +50,11 @@ class IoEngine {
 
   // Whether the request is over. Does not block.
   virtual bool done(IoRequest& request) = 0;
+
+  // Memory that many requests will lie in, so that the kernel need not look it up each time. Stays
+  // where it is until the engine is gone. At most once, while no request is under way. False where
+  // it makes no difference: the engine knows no such thing, or the system refuses to lock so much.
+  virtual bool register_memory(std::span<const std::span<std::byte>> regions) = 0;
 
   virtual std::string_view name() const = 0;  // "io_uring", "threads"
 };

@@ -1,4 +1,4 @@
-// thread_io.cpp: pread and pwrite by a pool of threads, for where io_uring is refused.
+// thread_io.cpp: pread, pwrite and fdatasync by a pool of threads, for where io_uring is refused.
 // SPDX-License-Identifier: Apache-2.0
 #include <unistd.h>
 
@@ -64,6 +64,8 @@ class ThreadEngine final : public IoEngine {
     return request.over;
   }
 
+  bool register_memory(std::span<const std::span<std::byte>>) override { return false; }
+
   std::string_view name() const override { return "threads"; }
 
  private:
@@ -85,6 +87,7 @@ class ThreadEngine final : public IoEngine {
   }
 
   int64_t call(const IoRequest& request) const {
+    if (request.kind == IoRequest::Kind::kSync) return fdatasync(options_.file) == 0 ? 0 : -errno;
     std::byte* const data = request.data + request.bytes_done;
     const uint64_t byte_count = next_call_bytes(request, options_);
     const off_t offset = static_cast<off_t>(request.file_offset + request.bytes_done);
