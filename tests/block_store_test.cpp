@@ -226,7 +226,7 @@ TEST_P(BlockStoreTest, the_budget_is_hard_and_release_makes_room) {
   EXPECT_EQ(full.code(), Code::kOutOfMemory);
   EXPECT_EQ(full.message(),
             "nvme tier: 307200 bytes asked for, 1843200 in use, the budget is 2097152, the "
-            "largest free range 249856; raise the NVMe budget or use less");
+            "largest free range 245760; raise the NVMe budget or use less");
   EXPECT_EQ(store->reserve(UINT64_MAX - 100).status().code(), Code::kOutOfMemory);
   EXPECT_EQ(store->reserve(0).status().code(), Code::kInvalidArgument);
 

@@ -29,6 +29,12 @@ uint64_t number_from_environment(const char* name, uint64_t otherwise) {
 struct Model {
   std::vector<bool> taken;
 
+  bool is_free(size_t first, size_t units) const {
+    if (first < kBegin || first + units > taken.size()) return false;
+    const auto begin = taken.begin() + static_cast<ptrdiff_t>(first);
+    return std::none_of(begin, begin + static_cast<ptrdiff_t>(units), [](bool is) { return is; });
+  }
+
   // The smallest hole of at least `units`, the first among equals: what FileSpace promises.
   // Returns its first unit, or taken.size() where there is none.
   size_t best_fit(size_t units) const {
@@ -46,6 +52,18 @@ struct Model {
   }
 };
 
+TEST(file_space, a_claim_is_of_whole_units_within_the_file) {
+  FileSpace space(4096);
+  space.extend(16 * kUnit);
+  EXPECT_FALSE(space.claim(0, kUnit));  // before the beginning
+  EXPECT_FALSE(space.claim(4096 + 100, kUnit));
+  EXPECT_FALSE(space.claim(4096, 100));
+  EXPECT_FALSE(space.claim(4096, 0));
+  EXPECT_FALSE(space.claim(4096, 17 * kUnit));
+  EXPECT_FALSE(space.claim(8192, UINT64_MAX / kUnit * kUnit));
+  EXPECT_TRUE(space.claim(4096, 16 * kUnit));
+}
+
 TEST(file_space_fuzz, random_operations_agree_with_a_naive_model) {
   const uint64_t seed = number_from_environment("VKV_SEED", 20240607);
   const uint64_t steps = number_from_environment("VKV_STEPS", 20000);
@@ -57,6 +75,19 @@ TEST(file_space_fuzz, random_operations_agree_with_a_naive_model) {
   Model model{std::vector<bool>(kBegin, true)};
   std::vector<std::pair<uint64_t, uint64_t>> ranges;  // offset, units
   for (uint64_t step = 0; step < steps; ++step) {
+    if (random() % 8 == 0) {
+      const uint64_t first = random() % (model.taken.size() + 4), units = 1 + random() % 8;
+      const bool is_free = model.is_free(first, units);
+      ASSERT_EQ(space.claim(first * kUnit, units * kUnit), is_free) << "step " << step;
+      if (is_free) {
+        std::fill_n(model.taken.begin() + static_cast<ptrdiff_t>(first), units, true);
+        ranges.emplace_back(first * kUnit, units);
+      }
+    }
+    if (random() % 64 == 0) {
+      while (model.taken.size() > kBegin && !model.taken.back()) model.taken.pop_back();
+      ASSERT_EQ(space.trim(), model.taken.size() * kUnit) << "step " << step;
+    }
     // Phases that fill and phases that empty, so that all degrees of fullness are seen.
     const bool filling = step / 500 % 2 == 0;
     if (ranges.empty() || random() % 10 < (filling ? 7u : 3u)) {

@@ -27,6 +27,7 @@
 #include "tests/temporary_directory.h"
 #include "transfer/block_store.h"
 #include "transfer/memory_pool.h"
+#include "transfer/store_format.h"
 
 namespace vkv {
 namespace {
@@ -69,17 +70,19 @@ void expect_refused(const Result<std::unique_ptr<BlockStore>>& outcome, Code cod
   EXPECT_TRUE(contains(status.message(), part)) << status.message();
 }
 
-TEST(store_file, the_first_bytes_are_the_documented_ones) {
+TEST(store_file, a_new_file_is_two_copies_of_a_superblock_that_only_its_owner_may_read) {
   const TemporaryDirectory directory;
   const auto store = open_store(directory / "kv");
   ASSERT_TRUE(store.ok()) << store.status().message();
   const std::string text = text_of(directory / "kv");
-  ASSERT_GE(text.size(), 4096u);
-  const auto pid = static_cast<uint32_t>(getpid());
-  std::string expected("VKVSTORE\0\0\0\0", 12);
-  expected.append(reinterpret_cast<const char*>(&pid), 4);
-  expected.resize(4096, '\0');
-  EXPECT_EQ(text.substr(0, 4096), expected);
+  ASSERT_EQ(text.size(), 8192u);
+  EXPECT_EQ(text.substr(0, 4096), text.substr(4096));
+  StorePage page;
+  std::memcpy(page.data(), text.data(), page.size());
+  const auto block = decode_superblock(page);
+  ASSERT_TRUE(block.has_value());
+  EXPECT_EQ(block->process, static_cast<uint32_t>(getpid()));
+  EXPECT_TRUE(block->is_temporary);
   EXPECT_EQ(std::filesystem::status(directory / "kv").permissions(),
             std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
 }
@@ -96,9 +99,9 @@ TEST(store_file, a_foreign_file_is_neither_overwritten_nor_removed) {
   EXPECT_TRUE(std::filesystem::exists(directory / "empty"));
 
   std::string later = "VKVSTORE";
-  later += std::string("\1\0\0\0\0\0\0\0", 8);
+  later += std::string("\2\0\0\0\0\0\0\0", 8);
   std::ofstream(directory / "later") << later;
-  expect_refused(open_store(directory / "later"), Code::kInvalidArgument, "of version 1");
+  expect_refused(open_store(directory / "later"), Code::kInvalidArgument, "of version 2");
   EXPECT_EQ(text_of(directory / "later"), later);
 
   std::filesystem::create_symlink(directory / "letter", directory / "link");
@@ -141,10 +144,20 @@ TEST(store_file, an_abandoned_store_is_taken_over) {
   {
     const auto store = open_store(directory / "kv");
     ASSERT_TRUE(store.ok()) << store.status().message();
-    EXPECT_EQ(std::filesystem::file_size(directory / "kv"), 4096u);
+    EXPECT_EQ(std::filesystem::file_size(directory / "kv"), 8192u);
     EXPECT_TRUE(round_trip(*store.value(), kMiB).ok());
   }
   EXPECT_FALSE(std::filesystem::exists(directory / "kv"));
+}
+
+TEST(store_file, what_the_version_before_this_left_is_taken_over) {
+  const TemporaryDirectory directory;
+  std::string before("VKVSTORE\0\0\0\0\7\0\0\0", 16);
+  before.resize(4096, '\0');
+  std::ofstream(directory / "kv") << before;
+  const auto store = open_store(directory / "kv");
+  ASSERT_TRUE(store.ok()) << store.status().message();
+  EXPECT_TRUE(round_trip(*store.value(), kMiB).ok());
 }
 
 TEST(store_file, it_is_removed_also_after_a_change_of_directory_but_never_a_file_of_another) {

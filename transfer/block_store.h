@@ -5,26 +5,36 @@
 // to the kernel (io_uring with O_DIRECT) or to a small pool of threads (pread, pwrite), wait()
 // finishes one. Every extent carries a CRC-32C that wait() checks after a read.
 //
-// In this version the file lives as long as the store: it is removed at close.
+// An extent belongs to whoever reserved it until release(). Where the file is kept, commit() makes
+// a set of them a sequence that outlives the process: see transfer/README.md for what it promises.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "transfer/io_engine.h"
+#include "transfer/store_file.h"
+#include "transfer/store_format.h"
 #include "vkv/options.h"
+#include "vkv/saved.h"
 #include "vkv/status.h"
 
 namespace vkv {
 
 struct BlockStoreOptions {
-  std::string path;        // created; must not exist unless it is an abandoned store file
-  uint64_t bytes_max = 0;  // hard cap of the file, bytes on disk
+  std::string path;  // created; where it exists, `use` says what becomes of it
+  StoreUse use = StoreUse::kTemporary;
+  uint64_t bytes_max = 0;  // hard cap of the file, bytes on disk; not for kReadOnly
   IoBackend io = IoBackend::kAuto;
   uint32_t in_flight_max = 64;  // operations the kernel or the pool holds at once
+  // For tests: stands between the store and its engine.
+  std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> around_engine;
 };
 
 // Room in the file, and what was written there.
@@ -34,31 +44,66 @@ struct StoreExtent {
   uint32_t crc32c = 0;       // of the bytes; set by submit_write
 };
 
+// What a listing says of an extent.
+struct ExtentLabel {
+  StoredKind kind = StoredKind::kState;
+  Codec k_codec = Codec::kF16;
+  Codec v_codec = Codec::kF16;
+  uint32_t layer = 0;
+  uint32_t block_count = 0;
+  uint32_t token_count = 0;
+};
+
+struct LabelledExtent {
+  StoreExtent extent;
+  ExtentLabel label;
+};
+
+// What to commit, and what hold() finds.
+struct CommittedSequence {
+  SequenceKey key;
+  uint32_t token_count = 0;
+  uint32_t generation = 0;  // see StoredSequence
+  std::vector<LabelledExtent> extents;
+};
+
 enum class IoTicket : uint64_t { kNone = 0 };
 
 struct BlockStoreStats {
-  uint64_t bytes_reserved = 0;
+  uint64_t bytes_reserved = 0;  // of extents
   uint64_t bytes_peak = 0;
+  uint64_t bytes_committed = 0;  // of bytes_reserved: of sequences that outlive the process
+  uint64_t index_bytes = 0;      // superblock and index
+  uint64_t file_bytes = 0;
   uint64_t read_count = 0, read_bytes = 0;
-  uint64_t write_count = 0, written_bytes = 0;
+  uint64_t write_count = 0, written_bytes = 0;  // of extents
+  uint64_t index_written_bytes = 0;
+  uint64_t commit_count = 0;  // since open
 };
 
 // Thread-safe. Buffers are 4096-aligned and belong to the store from submit to wait.
 class BlockStore {
  public:
   // Errors: kIo with errno and the path (not writable, no space, no O_DIRECT and no fallback),
-  // kInvalidArgument for a file that exists and is not an abandoned store, or is in use, and for a
-  // budget below 1 MiB; kUnsupported where io_uring is asked for and refused by the system.
+  // kInvalidArgument for a file that is none of ours, is of another use, or is in use, and for a
+  // budget below 1 MiB; kDataLoss for a store whose superblock or index is damaged; kNotFound where
+  // there is nothing to read; kUnsupported where io_uring is asked for and refused by the system.
   static Result<std::unique_ptr<BlockStore>> open(const BlockStoreOptions& options);
-  virtual ~BlockStore() = default;  // drains what is in flight, then removes the file
+  // Drains what is in flight. Removes a temporary file; a kept one has its committed sequences.
+  virtual ~BlockStore() = default;
+
+  // Memory that reads and writes will use most, and that outlives the store's last operation. At
+  // most once, before anything is submitted.
+  virtual void register_memory(std::span<const std::span<std::byte>> regions) = 0;
 
   // Room for byte_count bytes, rounded up to kExtentAlignment. Errors: kOutOfMemory naming the nvme
   // tier, its budget and the need; kIo when the disk itself is full.
   virtual Result<StoreExtent> reserve(uint64_t byte_count) = 0;
-  virtual void release(const StoreExtent& extent) = 0;  // nothing may be in flight on it
+  // Nothing may be in flight on it. Its room is free when no committed sequence has it either.
+  virtual void release(const StoreExtent& extent) = 0;
 
-  // source and target are as long as the extent. Errors: none now; what goes wrong, wait() says.
-  // Blocks while in_flight_max operations are under way.
+  // source and target are as long as the extent; it is written once. Errors: none now; what goes
+  // wrong, wait() says. Blocks while in_flight_max operations are under way.
   virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source) = 0;
   virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target) = 0;
 
@@ -70,7 +115,24 @@ class BlockStore {
   // True if wait() would not block. Does not finish the operation.
   virtual bool ready(IoTicket ticket) = 0;
 
-  virtual std::string_view io_engine() const = 0;  // "io_uring", "threads"; "… (buffered)"
+  // Keeps the extents, all written and waited for, under the key; a sequence that had it before is
+  // gone. The caller goes on holding what it holds. When it returns ok, the sequence survives the
+  // end of the process and a power failure; when it fails, it may or may not be there. Errors:
+  // kUnsupported where the file is not kept; kOutOfMemory, kIo.
+  virtual Status commit(const CommittedSequence& sequence) = 0;
+  // Errors: kNotFound; as commit().
+  virtual Status erase(const SequenceKey& key) = 0;
+  // Takes hold of the sequence's extents: the caller releases each. Errors: kNotFound.
+  virtual Result<CommittedSequence> hold(const SequenceKey& key) = 0;
+  // By key.
+  virtual std::vector<StoredSequence> committed() const = 0;
+
+  // Not ok after an index or a sync could not be written: nothing more is written then, as what
+  // the disk has is not known; reads go on. With kReadOnly also what is wrong with the index.
+  virtual Status health() const = 0;
+
+  virtual const Superblock& superblock() const = 0;  // as found at open
+  virtual std::string_view io_engine() const = 0;    // "io_uring", "threads"; "… (buffered)"
   virtual BlockStoreStats stats() const = 0;
 };
 

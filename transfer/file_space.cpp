@@ -20,6 +20,23 @@ std::optional<uint64_t> FileSpace::allocate(uint64_t byte_count) {
   return offset;
 }
 
+bool FileSpace::claim(uint64_t file_offset, uint64_t byte_count) {
+  if (byte_count == 0 || byte_count % kExtentAlignment != 0) return false;
+  auto hole = holes_.upper_bound(file_offset);
+  if (hole == holes_.begin()) return false;
+  --hole;
+  const auto [offset, hole_bytes] = *hole;
+  const uint64_t before_bytes = file_offset - offset;
+  if (before_bytes % kExtentAlignment != 0 || before_bytes >= hole_bytes) return false;
+  if (byte_count > hole_bytes - before_bytes) return false;
+  remove_hole(hole);
+  if (before_bytes > 0) add_hole(offset, before_bytes);
+  const uint64_t behind_bytes = hole_bytes - before_bytes - byte_count;
+  if (behind_bytes > 0) add_hole(file_offset + byte_count, behind_bytes);
+  ranges_.emplace(file_offset, byte_count);
+  return true;
+}
+
 void FileSpace::release(uint64_t file_offset, uint64_t byte_count) {
   VKV_CHECK(holds(file_offset, byte_count));  // never handed out, or released twice
   ranges_.erase(file_offset);
@@ -57,6 +74,13 @@ void FileSpace::extend(uint64_t byte_count) {
   ranges_.emplace(end_, byte_count);
   end_ += byte_count;
   release(end_ - byte_count, byte_count);
+}
+
+uint64_t FileSpace::trim() {
+  const uint64_t tail = tail_bytes();
+  if (tail > 0) remove_hole(std::prev(holes_.end()));
+  end_ -= tail;
+  return end_;
 }
 
 bool FileSpace::holds(uint64_t file_offset, uint64_t byte_count) const {

@@ -22,12 +22,17 @@ class FileSpace {
   // The offset of byte_count bytes that nobody else has; nothing where no hole is as large.
   std::optional<uint64_t> allocate(uint64_t byte_count);
 
-  // Takes back exactly what allocate() gave.
+  // Takes just this range, as a file that was there before says. False where it is not all free.
+  bool claim(uint64_t file_offset, uint64_t byte_count);
+
+  // Takes back exactly what allocate() or claim() gave.
   void release(uint64_t file_offset, uint64_t byte_count);
 
   // Bytes by which the end must move up so that allocate(byte_count) succeeds.
   uint64_t growth_for(uint64_t byte_count) const;
   void extend(uint64_t byte_count);
+  // Moves the end down to the last range; returns it.
+  uint64_t trim();
 
   // Whether allocate() gave this range and nobody released it.
   bool holds(uint64_t file_offset, uint64_t byte_count) const;

@@ -1,4 +1,4 @@
-// store_file.h: the store's file: taken for this process alone, grown, and removed at the end.
+// store_file.h: the store's file: who may have it, its superblock, and its length.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,22 +9,17 @@
 #include <string_view>
 #include <utility>
 
-#include "runtime/base/block_format.h"
+#include "transfer/store_format.h"
 #include "vkv/status.h"
 
 namespace vkv {
 
-// The first bytes of a store file, little-endian. The rest of the first kSuperblockBytes is zero.
-struct Superblock {
-  char magic[8];     // "VKVSTORE"
-  uint32_t version;  // 0: temporary, means nothing once its process has ended
-  uint32_t process;  // pid of the owner, to name it in messages; the lock is what counts
+// What a store is opened for.
+enum class StoreUse : uint8_t {
+  kTemporary = 0,  // a new file, or one that a temporary store left behind; removed at the end
+  kKeep = 1,       // a new file or one that was kept; stays
+  kReadOnly = 2,   // a file that was kept; nothing is written, and others may read it too
 };
-static_assert(sizeof(Superblock) == 16);
-
-inline constexpr std::string_view kStoreMagic = "VKVSTORE";
-inline constexpr uint32_t kStoreVersion = 0;
-inline constexpr uint64_t kSuperblockBytes = kExtentAlignment;
 
 // An operating error on a file: "cannot WHAT PATH: reason (errno N)"; for a full disk also the need
 // and what is free there. Code kIo.
@@ -34,11 +29,12 @@ Status file_error(std::string_view what, const std::string& path, int error,
 // Not thread-safe, but for file().
 class StoreFile {
  public:
-  // Creates the file, or takes over one that a store left behind when its process ended. Locks it
-  // and writes the superblock. Errors: kInvalidArgument for a file that is not a store's, has
-  // another version, or is in use; kIo for the rest.
-  static Result<std::unique_ptr<StoreFile>> open(const std::string& path);
-  ~StoreFile();  // removes the file
+  // Opens and locks the file: for this process alone, or shared among readers. A new one gets a
+  // superblock. Errors: kInvalidArgument for a file that is not a store's, is of another version or
+  // use, or is in use; kNotFound where there is nothing to read; kDataLoss where no copy of the
+  // superblock is whole; kIo for the rest.
+  static Result<std::unique_ptr<StoreFile>> open(const std::string& path, StoreUse use);
+  ~StoreFile();  // removes a temporary file
   StoreFile(const StoreFile&) = delete;
   StoreFile& operator=(const StoreFile&) = delete;
 
@@ -46,23 +42,32 @@ class StoreFile {
   // Errors: kIo, for a full disk with the need and what is free.
   Status grow(uint64_t byte_count);
 
+  // Gives what is behind `bytes` back to the disk. Errors: kIo.
+  Status shrink(uint64_t bytes);
+
   // Bypasses the page cache from now on. False where the file system refuses.
   bool set_direct(bool direct);
 
   int file() const { return file_; }
   const std::string& path() const { return path_; }
   uint64_t bytes() const { return bytes_; }
+  const Superblock& superblock() const { return superblock_; }  // as found, or as made
 
  private:
-  StoreFile(std::string path, int file, bool is_new)
-      : path_(std::move(path)), file_(file), is_ours_(is_new) {}
+  StoreFile(std::string path, StoreUse use, int file)
+      : path_(std::move(path)), use_(use), file_(file) {}
+  static Result<std::unique_ptr<StoreFile>> create(const std::string& path, StoreUse use);
+  static Result<std::unique_ptr<StoreFile>> open_existing(const std::string& path, StoreUse use);
   Result<bool> lock();
-  Status write_superblock();
+  Result<bool> read_superblock();
+  Status write_new();
 
-  const std::string path_;
+  std::string path_;
+  const StoreUse use_;
   const int file_;
+  bool is_ours_ = false;  // locked, a store's, and what the path names
   uint64_t bytes_ = 0;
-  bool is_ours_;  // created or locked by us: to be removed at the end
+  Superblock superblock_;
 };
 
 }  // namespace vkv

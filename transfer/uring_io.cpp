@@ -35,6 +35,9 @@ class UringEngine final : public IoEngine {
   ~UringEngine() override {
     if (!is_open_) return;
     VKV_CHECK(in_flight_ == 0);
+    // The kernel takes a ring apart in its own time; the file, and the lock on it, is to be free
+    // now.
+    if (has_fixed_file_) (void)io_uring_unregister_files(&ring_);
     io_uring_queue_exit(&ring_);
   }
 

@@ -1,4 +1,4 @@
-// block_format.h: the bytes of a record, format version 0.
+// block_format.h: the bytes of a record, format version 1.
 // SPDX-License-Identifier: Apache-2.0
 //
 // A block is up to tokens_per_block() tokens of one layer and one precision class, all KV heads, K
@@ -63,7 +63,7 @@
 
 namespace vkv {
 
-inline constexpr int kFormatVersion = 0;
+inline constexpr int kFormatVersion = 1;
 inline constexpr size_t kRecordAlignment = 64;    // bytes
 inline constexpr size_t kExtentAlignment = 4096;  // bytes: what O_DIRECT asks for
 inline constexpr int kTokenGranule = 32;          // a short record stores whole granules
