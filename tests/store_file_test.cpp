@@ -231,6 +231,35 @@ TEST(io_fallback, threads_take_over_where_a_container_refuses_io_uring) {
   }
 }
 
+TEST(io_fallback, memory_that_may_not_be_locked_is_used_as_any_other) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const TemporaryDirectory directory;
+  ASSERT_EQ(chmod(directory.path().c_str(), 0777), 0);
+  const auto in_child = [&] {
+    const rlimit limit{.rlim_cur = 64 << 10, .rlim_max = 64 << 10};
+    VKV_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+    constexpr uid_t kNobody = 65534;  // root may lock all it likes
+    VKV_CHECK(geteuid() != 0 || setresuid(kNobody, kNobody, kNobody) == 0);
+    MemoryPool pool(64 * kMiB);
+    MemoryBuffer buffer = std::move(pool.allocate(32 * kMiB, "a test").value());
+    const std::span<std::byte> regions[] = {buffer.bytes()};
+    auto store = open_store(directory / "kv");
+    VKV_CHECK(store.ok());
+    store.value()->register_memory(regions);
+    StoreExtent extent = store.value()->reserve(kMiB).value();
+    std::memset(buffer.data(), 0x5a, 2 * kMiB);
+    const auto source = buffer.bytes().first(kMiB), target = buffer.bytes().subspan(kMiB, kMiB);
+    VKV_CHECK(store.value()->wait(store.value()->submit_write(extent, source).value()).ok());
+    std::memset(target.data(), 0, kMiB);
+    VKV_CHECK(store.value()->wait(store.value()->submit_read(extent, target).value()).ok());
+    VKV_CHECK(std::memcmp(source.data(), target.data(), kMiB) == 0);
+    std::fprintf(stderr, "%s\n", std::string(store.value()->io_engine()).c_str());
+    store.value().reset();
+    _exit(0);
+  };
+  EXPECT_EXIT(in_child(), testing::ExitedWithCode(0), "io_uring|threads");
+}
+
 TEST(full_disk, a_limit_on_file_sizes_is_an_error_and_not_a_signal) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const TemporaryDirectory directory;

@@ -80,14 +80,18 @@ Status FileStore::recover() {
   };
   VKV_TRY_ASSIGN(loaded, load_index(file_->superblock(), read));
   LoadedIndex& index = loaded;
-  for (const uint64_t segment : index.tail.segments) {
-    if (index.damage.ok()) index.damage = claim(segment, kIndexSegmentBytes);
+  const auto note = [&](const Status& status) {
+    if (index.damage.ok()) index.damage = status;
+    return status.ok();
+  };
+  for (const uint64_t segment : index.tail.segments) note(claim(segment, kIndexSegmentBytes));
+  for (auto& [key, sequence] : index.sequences) {
+    // What cannot be as the index says is not there for readers either.
+    if (note(adopt(sequence))) sequences_.emplace(key, std::move(sequence));
   }
-  if (index.damage.ok()) index.damage = adopt(index.sequences);
   index_segment_count_ = index.tail.segments.size();
   stats_.bytes_peak = stats_.bytes_reserved;
   if (options_.use == StoreUse::kReadOnly) {
-    sequences_ = std::move(index.sequences);
     index_health_ = index.damage;
     return {};
   }
@@ -96,7 +100,6 @@ Status FileStore::recover() {
                                      "' is not written to any more: look at it with 'vkv "
                                      "inspect', or remove it"};
   }
-  sequences_ = std::move(index.sequences);
   log_ = std::make_unique<StoreLog>(*engine_, file_->path(), file_->superblock(),
                                     std::move(index.tail), room_for_index());
   return log_->mark_open(static_cast<uint32_t>(getpid()));
@@ -113,24 +116,22 @@ Status FileStore::claim(uint64_t file_offset, uint64_t byte_count) {
 }
 
 // Sequences that share an extent describe it alike.
-Status FileStore::adopt(const StoredSequences& sequences) {
-  for (const auto& [key, sequence] : sequences) {
-    for (const ExtentDescriptor& extent : sequence.extents) {
-      const auto [stored, is_new] = extents_.try_emplace(
-          extent.file_offset,
-          Stored{.byte_count = extent.byte_count, .crc32c = extent.crc32c, .is_written = true});
-      if (is_new) {
-        VKV_TRY(claim(extent.file_offset, extent.byte_count));
-        stats_.bytes_reserved += extent.byte_count;
-        stats_.bytes_committed += extent.byte_count;
-      } else if (stored->second.byte_count != extent.byte_count ||
-                 stored->second.crc32c != extent.crc32c) {
-        return {Code::kDataLoss, "the store '" + file_->path() + "' is damaged: its index has " +
-                                     "two descriptions of the extent at offset " +
-                                     std::to_string(extent.file_offset)};
-      }
-      ++stored->second.commit_count;
+Status FileStore::adopt(const StoredSequence& sequence) {
+  for (const ExtentDescriptor& extent : sequence.extents) {
+    const auto known = extents_.find(extent.file_offset);
+    if (known == extents_.end()) {
+      VKV_TRY(claim(extent.file_offset, extent.byte_count));
+      extents_[extent.file_offset] = {
+          .byte_count = extent.byte_count, .crc32c = extent.crc32c, .is_written = true};
+      stats_.bytes_reserved += extent.byte_count;
+      stats_.bytes_committed += extent.byte_count;
+    } else if (known->second.byte_count != extent.byte_count ||
+               known->second.crc32c != extent.crc32c) {
+      return {Code::kDataLoss, "the store '" + file_->path() + "' is damaged: its index has two " +
+                                   "descriptions of the extent at offset " +
+                                   std::to_string(extent.file_offset)};
     }
+    ++extents_[extent.file_offset].commit_count;
   }
   return {};
 }

@@ -69,7 +69,7 @@ class FileStore final : public BlockStore {
   Status make_room(uint64_t byte_count, uint64_t bytes_max);
   Result<uint64_t> allocate(uint64_t byte_count, uint64_t bytes_max);
   void free_if_unused(std::map<uint64_t, Stored>::iterator stored);
-  Status adopt(const StoredSequences& sequences);
+  Status adopt(const StoredSequence& sequence);
   Status claim(uint64_t file_offset, uint64_t byte_count);
   Result<StoredSequence> described(const CommittedSequence& sequence) const;
 

@@ -202,7 +202,11 @@ Result<std::unique_ptr<StoreFile>> StoreFile::create(const std::string& path, St
   VKV_TRY(store->write_new());
   if (!is_kept) return Result<std::unique_ptr<StoreFile>>(std::move(store));
 
-  if (fdatasync(file) != 0) return file_error("write", first_name, errno);
+  int synced = 0;
+  do {
+    synced = fdatasync(file);
+  } while (synced != 0 && errno == EINTR);
+  if (synced != 0) return file_error("sync", first_name, errno);
   if (renameat2(AT_FDCWD, first_name.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0) {
     const int error = errno;
     (void)unlink(first_name.c_str());
