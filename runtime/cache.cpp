@@ -10,8 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/archive.h"
 #include "runtime/attention.h"
 #include "runtime/base/stopwatch.h"
+#include "runtime/check_requests.h"
 #include "runtime/late_failures.h"
 #include "runtime/open_options.h"
 #include "runtime/open_tiers.h"
@@ -23,7 +25,6 @@
 namespace vkv {
 namespace {
 
-constexpr uint32_t kTokensMax = 1u << 30;              // of a sequence
 constexpr size_t kKeptScratchBytes = size_t{4} << 20;  // between calls
 
 uint64_t number(SequenceId id) { return static_cast<uint64_t>(id); }
@@ -44,6 +45,8 @@ class CacheImpl final : public Cache {
       VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store, options_.prefetch_extents,
                                           options_.extent_bytes_max));
       stager_ = std::move(stager);
+      if (options_.keep_store)
+        archive_ = std::make_unique<Archive>(options_, placement_, *tiers_.store);
     }
     VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, backend,
                                               stager_.get(), dram_, options_.host_share));
@@ -62,6 +65,10 @@ class CacheImpl final : public Cache {
   Status append(int layer, const AppendRequest& request) override;
   Status attend(int layer, std::span<const AttendRequest> requests) override;
   Status settle() override;
+  Status save(SequenceId sequence, const SequenceKey& key) override;
+  Result<SequenceId> restore(const SequenceKey& key) override;
+  Status erase_saved(const SequenceKey& key) override;
+  Result<std::vector<SavedSequence>> saved() const override;
   Result<SequenceStats> sequence_stats(SequenceId sequence) const override;
   CacheStats stats() const override;
 
@@ -82,12 +89,17 @@ class CacheImpl final : public Cache {
     return sizeof(SequenceState) + sequence.layers.size() * (sizeof(LayerState) + v_sum_bytes) +
            sequence.roles.size() * sizeof(Role);
   }
+  Status has_archive() const {
+    if (archive_) return {};
+    return {Code::kUnsupported,
+            "this cache keeps no sequences: set keep_store, store_path and "
+            "nvme_bytes_max"};
+  }
   Result<SequenceState*> find(SequenceId id) const;
   // The same, of a sequence that is known to have no wrong values.
   Result<SequenceState*> usable(SequenceId id);
   Status take_late_errors();  // waits for what was appended
   Result<SequenceId> add(std::unique_ptr<SequenceState> sequence);
-  Status check_append(int layer, const AppendRequest& request, const SequenceState& sequence) const;
   Status check_attend(int layer, std::span<const AttendRequest> requests) const;
   // Float copies of q and room for out and lse, in one scratch buffer, 16-byte aligned all.
   Result<std::vector<AttentionTask>> make_tasks(std::span<const AttendRequest> requests);
@@ -103,7 +115,8 @@ class CacheImpl final : public Cache {
   Tiers tiers_;
   MemoryPool& dram_;
   Placement placement_;
-  std::unique_ptr<Stager> stager_;  // nullptr: no NVMe tier
+  std::unique_ptr<Stager> stager_;    // nullptr: no NVMe tier
+  std::unique_ptr<Archive> archive_;  // nullptr: no NVMe tier that is kept
   std::unique_ptr<Attention> attention_;
   std::unique_ptr<Promoter> promoter_;
   std::unique_ptr<Sealer> sealer_;
@@ -168,15 +181,10 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
   VKV_TRY(take_late_errors());
   VKV_TRY_ASSIGN(parent, usable(parent_id));
   VKV_TRY(tiers_.backend->join_all());
+  VKV_TRY(check_level(*parent, parent_id, "forked"));
   auto child = std::make_unique<SequenceState>();
   child->roles = parent->roles;
-  for (size_t layer = 0; layer < parent->layers.size(); ++layer) {
-    const LayerState& state = parent->layers[layer];
-    if (state.token_count != parent->roles.size())
-      return Status(Code::kInvalidArgument,
-                    "sequence " + std::to_string(number(parent_id)) + " cannot be forked: layer " +
-                        std::to_string(layer) + " has " + std::to_string(state.token_count) +
-                        " tokens, layer 0 has " + std::to_string(parent->roles.size()));
+  for (const LayerState& state : parent->layers) {
     VKV_TRY_ASSIGN(open, state.open.clone(placement_));
     child->layers.push_back({.extents = state.extents,
                              .promoted = state.promoted,
@@ -234,42 +242,10 @@ Status CacheImpl::truncate(SequenceId id, int dropped) {
   return {};
 }
 
-Status CacheImpl::check_append(int layer, const AppendRequest& request,
-                               const SequenceState& sequence) const {
-  const auto wrong = [](std::string message) {
-    return Status(Code::kInvalidArgument, std::move(message));
-  };
-  if (layer < 0 || layer >= options_.shape.layers)
-    return wrong("layer is " + std::to_string(layer) + "; the model has " +
-                 std::to_string(options_.shape.layers));
-  if (request.token_count < 1 || request.k == nullptr || request.v == nullptr)
-    return wrong("append needs at least one token, k and v");
-  const size_t count = static_cast<size_t>(request.token_count);
-  if (request.roles.size() != count)
-    return wrong("append has " + std::to_string(count) + " tokens but " +
-                 std::to_string(request.roles.size()) + " roles");
-  if (sequence.roles.size() + count > kTokensMax)
-    return wrong("a sequence holds at most " + std::to_string(kTokensMax) + " tokens");
-  if (std::any_of(request.roles.begin(), request.roles.end(),
-                  [](Role role) { return static_cast<int>(role) >= kRoleCount; }))
-    return wrong("a role is none of text, visual, control, sink");
-  if (layer == 0) return {};
-
-  const size_t before = sequence.layers[static_cast<size_t>(layer)].token_count;
-  if (before + count > sequence.roles.size())
-    return wrong("layer " + std::to_string(layer) + " would have " +
-                 std::to_string(before + count) + " tokens, layer 0 has " +
-                 std::to_string(sequence.roles.size()) + ": append to the layers in order");
-  if (!std::equal(request.roles.begin(), request.roles.end(),
-                  sequence.roles.begin() + static_cast<ptrdiff_t>(before)))
-    return wrong("roles of layer " + std::to_string(layer) + " differ from those of layer 0");
-  return {};
-}
-
 Status CacheImpl::append(int layer, const AppendRequest& request) {
   const std::lock_guard lock(mutex_);
   VKV_TRY_ASSIGN(sequence, usable(request.sequence));
-  VKV_TRY(check_append(layer, request, *sequence));
+  VKV_TRY(check_append(options_.shape, layer, request, *sequence));
   const uint64_t role_bytes = layer == 0 ? request.roles.size() * sizeof(Role) : 0;
   VKV_TRY(dram_.charge(role_bytes, "roles of tokens"));
   LayerState& state = sequence->layers[static_cast<size_t>(layer)];
@@ -289,26 +265,13 @@ Status CacheImpl::append(int layer, const AppendRequest& request) {
 }
 
 Status CacheImpl::check_attend(int layer, std::span<const AttendRequest> requests) const {
-  if (layer < 0 || layer >= options_.shape.layers)
-    return {Code::kInvalidArgument, "layer is " + std::to_string(layer) + "; the model has " +
-                                        std::to_string(options_.shape.layers)};
   std::set<SequenceId> seen;
   for (const AttendRequest& request : requests) {
     VKV_TRY_ASSIGN(sequence, find(request.sequence));
-    const std::string who = "sequence " + std::to_string(number(request.sequence)) + ": ";
     if (!seen.insert(request.sequence).second)
-      return {Code::kInvalidArgument, who + "stands twice in one attend"};
-    if (request.q_len < 1 || request.q == nullptr || request.out == nullptr)
-      return {Code::kInvalidArgument, who + "attend needs at least one query, q and out"};
-    const LayerState& state = sequence->layers[static_cast<size_t>(layer)];
-    const auto positions = state.open.positions();
-    const size_t q_len = static_cast<size_t>(request.q_len);
-    if (q_len > positions.size() ||
-        positions[positions.size() - q_len] + q_len != state.token_count)
-      return {Code::kInvalidArgument,
-              who + "q_len is " + std::to_string(q_len) + "; layer " + std::to_string(layer) +
-                  " has " + std::to_string(positions.size()) +
-                  " open tokens: append before attend, and attend all that was appended"};
+      return {Code::kInvalidArgument, "sequence " + std::to_string(number(request.sequence)) +
+                                          ": stands twice in one attend"};
+    VKV_TRY(vkv::check_attend(options_.shape, layer, request, *sequence));
   }
   return {};
 }
@@ -448,6 +411,33 @@ Result<uint64_t> CacheImpl::seal_one(SequenceState& sequence, SequenceId id,
   // What was moved out of HBM belongs to any layer.
   if (placement_.demoted_bytes() != demoted_before) VKV_TRY(tiers_.backend->join(stretch));
   return sealed;
+}
+
+Status CacheImpl::save(SequenceId id, const SequenceKey& key) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(has_archive());
+  VKV_TRY_ASSIGN(sequence, usable(id));
+  VKV_TRY(check_level(*sequence, id, "saved"));
+  return archive_->save(*sequence, key);
+}
+
+Result<SequenceId> CacheImpl::restore(const SequenceKey& key) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(has_archive());
+  VKV_TRY_ASSIGN(sequence, archive_->restore(key));
+  return add(std::move(sequence));
+}
+
+Status CacheImpl::erase_saved(const SequenceKey& key) {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(has_archive());
+  return tiers_.store->erase(key);
+}
+
+Result<std::vector<SavedSequence>> CacheImpl::saved() const {
+  const std::lock_guard lock(mutex_);
+  VKV_TRY(has_archive());
+  return archive_->list();
 }
 
 Result<SequenceStats> CacheImpl::sequence_stats(SequenceId id) const {

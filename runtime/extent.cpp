@@ -30,6 +30,13 @@ Extent::Extent(int layer, uint64_t serial, ExtentContent content, MemoryBuffer b
       content_(std::move(content)),
       bytes_(std::move(bytes)) {}
 
+Extent::Extent(int layer, uint64_t serial, ExtentContent content, const StoreExtent& stored)
+    : layer_(layer),
+      serial_(serial),
+      byte_count_(stored.byte_count),
+      content_(std::move(content)),
+      stored_(stored) {}
+
 Extent::~Extent() {
   if (placement_ != nullptr) placement_->forget(*this);
 }

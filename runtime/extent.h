@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // An extent is made in the engine's memory, DRAM or HBM, written once, and never changes. Sequences
-// that fork share it. It may move to a slower tier; its bytes are the same there. It holds either
+// that fork share it. It may move to a slower tier, and back when it is restored; its bytes are the
+// same there. It holds either
 // encoded blocks, or the 16-bit originals of tokens whose encoded blocks lie in other extents.
 #pragma once
 
@@ -67,6 +68,8 @@ struct ExtentContent {
 class Extent {
  public:
   Extent(int layer, uint64_t serial, ExtentContent content, MemoryBuffer bytes);
+  // In the store, and not in memory.
+  Extent(int layer, uint64_t serial, ExtentContent content, const StoreExtent& stored);
   ~Extent();
   Extent(const Extent&) = delete;
   Extent& operator=(const Extent&) = delete;
@@ -79,11 +82,14 @@ class Extent {
   const std::vector<Block>& blocks() const { return content_.blocks; }
   const SharedHeaders& headers() const { return content_.headers; }
   uint32_t original_count() const { return content_.original_count; }
+  Codec original_codec() const { return content_.original_codec; }
   uint64_t table_bytes() const { return sizeof(Extent) + blocks().size() * sizeof(Block); }
 
   // Where an engine reads it; nullptr on NVMe.
   const std::byte* memory() const { return bytes_.data(); }
-  StoreExtent& stored() { return stored_; }
+  // The same bytes in the store; an extent in memory may be there too.
+  const StoreExtent& stored() const { return stored_; }
+  bool is_stored() const { return stored_.byte_count > 0; }
 
   // Views of its blocks where the bytes lie now: `base` is memory() or a staging slot.
   // live: words as in ExtentUse; nullptr: all tokens count.
@@ -99,7 +105,7 @@ class Extent {
   const uint64_t byte_count_;
   const ExtentContent content_;
   MemoryBuffer bytes_;  // empty on NVMe
-  StoreExtent stored_;  // byte_count 0 in memory
+  StoreExtent stored_;  // byte_count 0: not in the store
   Placement* placement_ = nullptr;
 };
 

@@ -91,6 +91,20 @@ Result<OpenBlock> OpenBlock::clone(Placement& placement) const {
   return Result<OpenBlock>(std::move(copy));
 }
 
+Status OpenBlock::assign(Placement& placement, std::span<const uint32_t> positions,
+                         std::span<const TokenClass> classes, const uint16_t* k_source,
+                         const uint16_t* v_source) {
+  VKV_CHECK(rows() == 0 && positions.size() == classes.size());
+  if (positions.empty()) return {};
+  VKV_TRY(reallocate(placement, positions.size() + kGrowthTokens));
+  const size_t byte_count = positions.size() * row_values() * sizeof(uint16_t);
+  VKV_TRY(placement.backend().copy(k(buffer_), k_source, byte_count));
+  VKV_TRY(placement.backend().copy(v(buffer_), v_source, byte_count));
+  positions_.assign(positions.begin(), positions.end());
+  classes_.assign(classes.begin(), classes.end());
+  return {};
+}
+
 Status OpenBlock::reallocate(Placement& placement, size_t row_count) {
   VKV_TRY_ASSIGN(buffer, placement.allocate(row_count * kv_bytes(shape_), "open tokens"));
   VKV_TRY_ASSIGN(charge, MemoryCharge::make(placement.host_pool(), capacity(buffer) * kLabelBytes,

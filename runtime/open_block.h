@@ -57,6 +57,11 @@ class OpenBlock {
 
   Result<OpenBlock> clone(Placement& placement) const;
 
+  // Fills an empty one, from host memory. positions, classes: one a row; k, v: [rows, kv_heads,
+  // head_dim] of the codec. Errors: kOutOfMemory.
+  Status assign(Placement& placement, std::span<const uint32_t> positions,
+                std::span<const TokenClass> classes, const uint16_t* k, const uint16_t* v);
+
  private:
   size_t rows() const { return positions_.size(); }
   size_t row_values() const { return static_cast<size_t>(shape_.kv_heads * shape_.head_dim); }

@@ -155,6 +155,8 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
     return out_of_range("dram_block_bytes_max", std::to_string(options.dram_block_bytes_max),
                         "less than the dram budget only with an nvme budget for the rest");
   VKV_TRY(check_quality(options));
+  if (options.keep_store && options.nvme_bytes_max == 0)
+    return Status(Code::kInvalidArgument, "keep_store is set, which needs an nvme budget");
   if (options.nvme_bytes_max > 0 && options.store_path.empty())
     return Status(Code::kInvalidArgument,
                   "an NVMe budget needs store_path, the file to keep it in");

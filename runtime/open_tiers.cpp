@@ -66,9 +66,11 @@ Result<Tiers> open_tiers(const CacheOptions& options) {
   VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
   tiers.backend = std::move(backend);
   if (options.nvme_bytes_max > 0) {
-    VKV_TRY_ASSIGN(store, BlockStore::open({.path = options.store_path,
-                                            .bytes_max = options.nvme_bytes_max,
-                                            .io = options.io_backend}));
+    VKV_TRY_ASSIGN(
+        store, BlockStore::open({.path = options.store_path,
+                                 .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
+                                 .bytes_max = options.nvme_bytes_max,
+                                 .io = options.io_backend}));
     tiers.store = std::move(store);
   }
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);

@@ -3,10 +3,17 @@
 #include "runtime/placement.h"
 
 #include <algorithm>
+#include <deque>
 #include <string>
 #include <utility>
 
 namespace vkv {
+namespace {
+
+constexpr size_t kReadsInFlight = 16;    // saturates a disk at 1 MiB each
+constexpr uint64_t kSpareFraction = 16;  // of memory, left free for what comes next
+
+}  // namespace
 
 bool Placement::LeastValueFirst::operator()(const Extent* a, const Extent* b) const {
   if (a->kind() != b->kind()) return a->kind() < b->kind();
@@ -43,12 +50,84 @@ Result<std::shared_ptr<Extent>> Placement::admit(int layer, ExtentContent conten
   }
   VKV_TRY(charged);
   extent->placement_ = this;
-  resident_.insert(extent.get());
-  resident_bytes_ += extent->byte_count();
-  count(*extent);
+  add_resident(*extent);
   while (store_ != nullptr && resident_bytes_ > block_bytes_max_)
     VKV_TRY(demote(resident_bytes_ - block_bytes_max_));
   return extent;
+}
+
+void Placement::add_resident(Extent& extent) {
+  resident_.insert(&extent);
+  resident_bytes_ += extent.byte_count();
+  count(extent);
+}
+
+Result<std::shared_ptr<Extent>> Placement::adopt(int layer, ExtentContent content,
+                                                 const StoreExtent& stored) {
+  auto extent = std::make_shared<Extent>(layer, next_serial_++, std::move(content), stored);
+  VKV_TRY(host_pool_.charge(extent->table_bytes(), "block table"));
+  store_->hold(stored);
+  extent->placement_ = this;
+  count(*extent);
+  return extent;
+}
+
+Status Placement::load(std::vector<Extent*> extents) {
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent* a, const Extent* b) { return LeastValueFirst()(b, a); });
+  struct Read {
+    Extent* extent;
+    MemoryBuffer bytes;
+    IoTicket ticket;
+  };
+  std::deque<Read> reads;
+  Status status;
+  const auto finish_one = [&] {
+    Read read = std::move(reads.front());
+    reads.pop_front();
+    const Status arrived = store_->wait(read.ticket);
+    if (!arrived.ok()) {
+      if (status.ok()) status = arrived;
+      return;
+    }
+    discount(*read.extent);
+    read.extent->bytes_ = std::move(read.bytes);
+    add_resident(*read.extent);
+  };
+  uint64_t read_bytes = 0;  // under way
+  for (Extent* extent : extents) {
+    if (extent->tier() != Tier::kNvme) continue;
+    while (reads.size() == kReadsInFlight) {
+      read_bytes -= reads.front().extent->byte_count();
+      finish_one();
+    }
+    if (!status.ok()) break;
+    const uint64_t room = block_bytes_max_ - std::min(block_bytes_max_, resident_bytes_);
+    const uint64_t spare = pool_.bytes_max() - pool_.bytes_used();
+    if (read_bytes + extent->byte_count() > room) break;
+    if (extent->byte_count() + pool_.bytes_max() / kSpareFraction > spare) break;
+    Result<MemoryBuffer> bytes = pool_.allocate(extent->byte_count(), "restored blocks");
+    if (!bytes.ok()) break;  // the rest stays where it is
+    const Result<IoTicket> ticket = store_->submit_read(extent->stored_, bytes.value().bytes());
+    status = ticket.status();
+    if (!status.ok()) break;
+    read_bytes += extent->byte_count();
+    reads.push_back({extent, std::move(bytes.value()), ticket.value()});
+  }
+  while (!reads.empty()) finish_one();
+  return status;
+}
+
+Result<IoTicket> Placement::submit_store(Extent& extent) {
+  VKV_TRY_ASSIGN(room, store_->reserve(extent.byte_count()));
+  extent.stored_ = room;
+  const Result<IoTicket> ticket = store_->submit_write(extent.stored_, extent.bytes_.bytes());
+  if (!ticket.ok()) forget_stored(extent);
+  return ticket;
+}
+
+void Placement::forget_stored(Extent& extent) {
+  store_->release(std::exchange(extent.stored_, {}));
 }
 
 void Placement::count(const Extent& extent) {
@@ -77,9 +156,8 @@ void Placement::forget(Extent& extent) {
   if (extent.tier() == pool_.tier()) {
     resident_.erase(&extent);
     resident_bytes_ -= extent.byte_count();
-  } else if (extent.tier() == Tier::kNvme) {
-    store_->release(extent.stored_);
   }
+  if (extent.is_stored()) forget_stored(extent);
   host_pool_.discharge(extent.table_bytes());
 }
 
@@ -120,31 +198,27 @@ Status Placement::demote_originals() {
 }
 
 Status Placement::write_out(const std::vector<Extent*>& extents) {
-  // 1. Hand all of them to the store, as far as there is room.
+  // 1. Hand all of them to the store, as far as there is room. What is there already costs nothing.
   Status status;
+  bool any_moved = false;
   std::vector<std::pair<Extent*, IoTicket>> writes;
   for (Extent* extent : extents) {
-    Result<StoreExtent> room = store_->reserve(extent->byte_count());
-    if (!room.ok()) {
-      status = room.status();
-      break;
+    if (extent->is_stored()) {
+      moved(*extent, MemoryBuffer());
+      any_moved = true;
+      continue;
     }
-    extent->stored_ = room.value();
-    Result<IoTicket> ticket = store_->submit_write(extent->stored_, extent->bytes_.bytes());
-    if (!ticket.ok()) {
-      store_->release(std::exchange(extent->stored_, {}));
-      status = ticket.status();
-      break;
-    }
+    const Result<IoTicket> ticket = submit_store(*extent);
+    status = ticket.status();
+    if (!status.ok()) break;
     writes.emplace_back(extent, ticket.value());
   }
 
   // 2. Those that arrived leave DRAM; the others stay where they were.
-  bool any_moved = false;
   for (auto [extent, ticket] : writes) {
-    Status written = store_->wait(ticket);
+    const Status written = store_->wait(ticket);
     if (!written.ok()) {
-      store_->release(std::exchange(extent->stored_, {}));
+      forget_stored(*extent);
       if (status.ok()) status = written;
       continue;
     }

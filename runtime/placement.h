@@ -55,6 +55,20 @@ class Placement {
   // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
   Result<std::shared_ptr<Extent>> admit(int layer, ExtentContent content, MemoryBuffer bytes);
 
+  // An extent that lies in the store, where its caller holds it; the placement holds it too from
+  // now on. Errors: kOutOfMemory.
+  Result<std::shared_ptr<Extent>> adopt(int layer, ExtentContent content,
+                                        const StoreExtent& stored);
+
+  // Reads extents that are only in the store, those of most value first, as far as there is room
+  // without demoting others. Errors: kIo, kDataLoss; extents are then as they were or read.
+  Status load(std::vector<Extent*> extents);
+
+  // Starts writing an extent that is in memory and not in the store; it stays in memory. The caller
+  // waits, and calls forget_stored() where that fails. Errors: kOutOfMemory, kIo.
+  Result<IoTicket> submit_store(Extent& extent);
+  void forget_stored(Extent& extent);
+
   // Moves all originals that lie in DRAM to NVMe. Errors: kOutOfMemory, kIo.
   Status demote_originals();
 
@@ -75,10 +89,11 @@ class Placement {
   Status demote(uint64_t byte_count);
   // Copies to pinned memory. What is queued on the engine's stream is in order.
   Status copy_out(const std::vector<Extent*>& extents);
-  // Writes, waits, and frees the DRAM of those that were written.
+  // Writes what is not written yet, waits, and frees the DRAM of those that were written.
   Status write_out(const std::vector<Extent*>& extents);
   // `bytes`: where it lies now; empty: in the store.
   void moved(Extent& extent, MemoryBuffer bytes);
+  void add_resident(Extent& extent);
   void count(const Extent& extent);
   void discount(const Extent& extent);
 

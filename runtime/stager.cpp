@@ -15,6 +15,9 @@ Result<std::unique_ptr<Stager>> Stager::make(MemoryPool& pool, BlockStore& store
     VKV_TRY_ASSIGN(buffer, pool.allocate(slot_bytes, "staging of reads from nvme"));
     slot.buffer = std::move(buffer);
   }
+  std::vector<std::span<std::byte>> regions;
+  for (const Slot& slot : slots) regions.push_back(slot.buffer.bytes());
+  store.register_memory(regions);
   return std::unique_ptr<Stager>(new Stager(store, std::move(slots)));
 }
 

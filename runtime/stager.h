@@ -27,7 +27,8 @@ struct StagerStats {
 
 class Stager {
  public:
-  // Takes slot_count slots of slot_bytes out of the pool. Errors: kOutOfMemory.
+  // Takes slot_count slots of slot_bytes out of the pool, and registers them with the store, which
+  // is read from no more when the stager is gone. Errors: kOutOfMemory.
   static Result<std::unique_ptr<Stager>> make(MemoryPool& pool, BlockStore& store, int slot_count,
                                               uint64_t slot_bytes);
   ~Stager();

@@ -99,7 +99,8 @@ class BlockStore {
   // Room for byte_count bytes, rounded up to kExtentAlignment. Errors: kOutOfMemory naming the nvme
   // tier, its budget and the need; kIo when the disk itself is full.
   virtual Result<StoreExtent> reserve(uint64_t byte_count) = 0;
-  // Nothing may be in flight on it. Its room is free when no committed sequence has it either.
+  // The caller has nothing in flight on it. Its room is free when nobody else holds it and no
+  // committed sequence has it.
   virtual void release(const StoreExtent& extent) = 0;
 
   // source and target are as long as the extent; it is written once. Errors: none now; what goes
@@ -124,6 +125,8 @@ class BlockStore {
   virtual Status erase(const SequenceKey& key) = 0;
   // Takes hold of the sequence's extents: the caller releases each. Errors: kNotFound.
   virtual Result<CommittedSequence> hold(const SequenceKey& key) = 0;
+  // Once more, of an extent that the caller holds.
+  virtual void hold(const StoreExtent& extent) = 0;
   // By key.
   virtual std::vector<StoredSequence> committed() const = 0;
 

@@ -192,7 +192,9 @@ void FileStore::release(const StoreExtent& extent) {
   const std::lock_guard lock(mutex_);
   const auto stored = extents_.find(extent.file_offset);
   VKV_CHECK(stored != extents_.end() && stored->second.byte_count == extent.byte_count);
-  VKV_CHECK(stored->second.hold_count > 0 && stored->second.in_flight_count == 0);
+  VKV_CHECK(stored->second.hold_count > 0);
+  // Whose operations they are is known where nobody else holds it.
+  VKV_CHECK(stored->second.hold_count > 1 || stored->second.in_flight_count == 0);
   --stored->second.hold_count;
   free_if_unused(stored);
 }
@@ -382,7 +384,7 @@ Result<StoredSequence> FileStore::described(const CommittedSequence& sequence) c
     const auto found = extents_.find(extent.file_offset);
     VKV_CHECK(found != extents_.end() && found->second.hold_count > 0);
     VKV_CHECK(found->second.byte_count == extent.byte_count);
-    VKV_CHECK(found->second.is_written && found->second.in_flight_count == 0);
+    VKV_CHECK(found->second.is_written);
     VKV_CHECK(seen.insert(extent.file_offset).second);
     VKV_CHECK(extent.byte_count <= UINT32_MAX);
     stored.extents.push_back({.kind = label.kind,
@@ -420,6 +422,13 @@ Result<CommittedSequence> FileStore::hold(const SequenceKey& key) {
                                           .token_count = extent.token_count}});
   }
   return sequence;
+}
+
+void FileStore::hold(const StoreExtent& extent) {
+  const std::lock_guard lock(mutex_);
+  Stored& stored = extents_.at(extent.file_offset);
+  VKV_CHECK(stored.byte_count == extent.byte_count && stored.hold_count > 0);
+  ++stored.hold_count;
 }
 
 std::vector<StoredSequence> FileStore::committed() const {

@@ -42,6 +42,7 @@ class FileStore final : public BlockStore {
   Status commit(const CommittedSequence& sequence) override;
   Status erase(const SequenceKey& key) override;
   Result<CommittedSequence> hold(const SequenceKey& key) override;
+  void hold(const StoreExtent& extent) override;
   std::vector<StoredSequence> committed() const override;
   Status health() const override;
   const Superblock& superblock() const override { return file_->superblock(); }

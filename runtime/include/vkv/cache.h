@@ -17,8 +17,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "vkv/options.h"
+#include "vkv/saved.h"
 #include "vkv/stats.h"
 #include "vkv/status.h"
 #include "vkv/types.h"
@@ -85,12 +87,39 @@ class Cache {
   // erased. Waits for the stream. Otherwise, and on the CPU, calls say it themselves: does nothing.
   virtual Status settle() { return {}; }
 
+  // ---- Sequences that outlive the process, with options.keep_store: in another process, or after
+  // a crash, a cache with the same shape, precision policy, open codec, recent tokens and
+  // keep_original goes on as this one would have: its answers are bit-identical. Errors of all:
+  // kUnsupported where nothing is kept, kIo.
+
+  // Keeps the sequence as it is now under the key, which must name all that its content depends on;
+  // what had the key before is gone. When it returns ok, the sequence survives kill -9 and a power
+  // failure. The sequence goes on, and its blocks that were written need not be written again.
+  // Errors: kInvalidArgument for layers out of step, kOutOfMemory.
+  virtual Status save(SequenceId, const SequenceKey&) { return keeps_nothing(); }
+
+  // A new sequence with what was saved. Blocks are read into DRAM as far as there is room, and left
+  // on NVMe for the rest; every byte is checked against its checksum when it is read. Errors:
+  // kNotFound; kInvalidArgument for other options; kOutOfMemory; kDataLoss where the bytes are not
+  // those that were saved: append them anew then.
+  virtual Result<SequenceId> restore(const SequenceKey&) { return keeps_nothing(); }
+
+  // Sequences that were restored from it go on. Errors: kNotFound.
+  virtual Status erase_saved(const SequenceKey&) { return keeps_nothing(); }
+
+  virtual Result<std::vector<SavedSequence>> saved() const { return keeps_nothing(); }  // by key
+
   virtual Result<SequenceStats> sequence_stats(SequenceId sequence) const = 0;
   virtual CacheStats stats() const = 0;
 
   virtual const CacheOptions& options() const = 0;  // as opened, defaults filled in
   virtual std::string engine() const = 0;           // of attention: "cpu-onednn (...)"
   virtual std::string io_engine() const = 0;        // "io_uring", "threads", "none"
+
+ private:
+  static Status keeps_nothing() {
+    return {Code::kUnsupported, "this cache keeps no sequences beyond its process"};
+  }
 };
 
 }  // namespace vkv

@@ -133,6 +133,9 @@ struct CacheOptions {
   uint64_t dram_block_bytes_max = UINT64_MAX;
   uint64_t nvme_bytes_max = 0;  // 0: no NVMe tier
   std::string store_path;       // the NVMe tier's file; created, and removed at close
+  // The file stays at close, with the sequences that were saved, and one that is there is opened:
+  // see Cache::save. nvme_bytes_max is for them and for the blocks of the moment together.
+  bool keep_store = false;
   IoBackend io_backend = IoBackend::kAuto;
   // Unit of moving, 4 KiB..16 MiB; raised to hold one full block. It groups the partial results of
   // attention, so compare runs bit by bit only at the same value.
