@@ -26,7 +26,9 @@ Examples:
   vkv bench attend --tokens 32768 --q-len 2048 --torch python3
   vkv bench decode               a step of Qwen2.5-7B with 32K tokens in its cache, on a GPU
   vkv bench decode --model llava-1.5-7b --tokens 8192 --preset exact
-  vkv bench cpu                  the same by the CPU, from DRAM)";
+  vkv bench cpu                  the same by the CPU, from DRAM
+  vkv bench store --folder /mnt/nvme
+                                 the NVMe tier against a plain loop over io_uring)";
 
 constexpr const char* kEncodeAbout = R"(
 Encodes blocks of 128 tokens that lie in memory, not in a cache, and prints for each pair of codecs
@@ -130,6 +132,42 @@ void add_cpu(CLI::App& command, BenchCpuArguments& a) {
   cpu->add_flag("--json", a.json, "Print as JSON");
 }
 
+constexpr const char* kStoreAbout = R"(
+Writes and reads extents by the store, which computes and compares their checksums, and by a loop
+over io_uring that does nothing else, in turns over the same bytes of the same file; with O_DIRECT.
+  p50, p99   from the submission of an extent until it was waited for
+  cpu s/GB   of the process, kernel included
+Then, at 1 MiB, the median of pairs; restoring and decoding a sequence from NVMe; and how long it
+takes to open a large store. Takes about 12 GB of disk; see --bytes, --tokens and --recovery.)";
+
+void add_store(CLI::App& command, BenchStoreArguments& a) {
+  CLI::App* store = command.add_subcommand("store", "The NVMe tier, against the disk");
+  store->footer(kStoreAbout);
+  const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
+    store->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
+  };
+  store->add_option("--folder", a.folder, "Where files are made; default: the temporary folder");
+  store->add_option("--bytes", a.bytes, "Of extents, written and read")->capture_default_str();
+  store->add_option("--extent-kib", a.kib, "Sizes of extents, KiB, in 4s")
+      ->delimiter(',')
+      ->check(CLI::IsMember({4, 16, 64, 128, 256, 512, 1024, 2048, 4096}))
+      ->capture_default_str();
+  store->add_option("--depths", a.depths, "Operations under way")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  number("--pairs", a.pairs, 1, 99, "Store and plain loop in turns, at 1 MiB");
+  store->add_option("--recovery", a.recovery, "Size of the store that is opened again; 0: none")
+      ->capture_default_str();
+  number("--tokens", a.tokens, 0, 1 << 20, "Of the sequence that is restored; 0: none");
+  store->add_option("--preset", a.preset, "Its precision preset")->capture_default_str();
+  number("--steps", a.steps, 1, 1000, "Of decoding from NVMe; the median counts");
+  store->add_option("--io", a.io, "The store's engine")
+      ->check(CLI::IsMember({"auto", "uring", "threads"}))
+      ->capture_default_str();
+  store->add_flag("--json", a.json, "Print as JSON");
+}
+
 void add_attend(CLI::App& command, BenchAttendArguments& a) {
   CLI::App* attend = command.add_subcommand("attend", "Attention on the GPU, by codec");
   attend->footer(kAttendAbout);
@@ -162,6 +200,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
   add_attend(command, arguments.attend);
   add_decode(command, arguments.decode);
   add_cpu(command, arguments.cpu);
+  add_store(command, arguments.store);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
   encode->footer(kEncodeAbout);
   BenchEncodeArguments& a = arguments.encode;
@@ -190,6 +229,7 @@ int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
   if (command.got_subcommand("decode")) status = bench_decode(arguments.decode);
   if (command.got_subcommand("cpu")) status = bench_cpu(arguments.cpu);
+  if (command.got_subcommand("store")) status = bench_store(arguments.store);
   if (command.got_subcommand("encode"))
     status = arguments.encode.device == "cuda" ? bench_encode_gpu(arguments.encode)
                                                : bench_encode(arguments.encode);

@@ -6,6 +6,7 @@
 #include "tools/vkv/bench_cpu.h"
 #include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
+#include "tools/vkv/bench_store.h"
 
 namespace CLI {
 class App;
@@ -18,6 +19,7 @@ struct BenchArguments {
   BenchDecodeArguments decode;
   BenchCpuArguments cpu;
   BenchEncodeArguments encode;
+  BenchStoreArguments store;
 };
 
 // Adds a subcommand for each question; parsing fills `arguments`, which must stay.

@@ -10,6 +10,7 @@
 #include "tools/vkv/bench_command.h"
 #include "tools/vkv/calibrate_command.h"
 #include "tools/vkv/exit_code.h"
+#include "tools/vkv/inspect_command.h"
 #include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
@@ -55,6 +56,10 @@ int run(int argc, char** argv) {
       "calibrate", "Measure how many bits each layer needs, and write a policy for `vkv run`");
   vkv::add_calibrate_flags(*calibrate_app, calibrate_arguments);
 
+  vkv::InspectArguments inspect_arguments;
+  CLI::App* inspect_app = app.add_subcommand("inspect", "Show what a kept store has, and check it");
+  vkv::add_inspect_flags(*inspect_app, inspect_arguments);
+
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
@@ -70,6 +75,7 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (inspect_app->parsed()) return vkv::inspect_command(inspect_arguments);
   if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
   if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
   if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
