@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint64_t kExtentBytesMin = kExtentAlignment;
 constexpr uint64_t kExtentBytesMax = uint64_t{16} << 20;
-constexpr int kPrefetchDefault = 8, kPrefetchMin = 2, kPrefetchMax = 64;
+constexpr int kPrefetchDefault = 16, kPrefetchMin = 2, kPrefetchMax = 64;
 constexpr int kRecentMin = 16, kRecentMax = 4096;
 
 Status out_of_range(const char* option, const std::string& value, const std::string& range) {

@@ -3,14 +3,16 @@
 #include "runtime/placement.h"
 
 #include <algorithm>
-#include <deque>
 #include <string>
 #include <utility>
+
+#include "transfer/page_toucher.h"
 
 namespace vkv {
 namespace {
 
 constexpr size_t kReadsInFlight = 16;    // saturates a disk at 1 MiB each
+constexpr int kTouchThreads = 3;         // a disk of 7 GB/s or so
 constexpr uint64_t kSpareFraction = 16;  // of memory, left free for what comes next
 
 }  // namespace
@@ -80,41 +82,46 @@ Status Placement::load(std::vector<Extent*> extents) {
     MemoryBuffer bytes;
     IoTicket ticket;
   };
-  std::deque<Read> reads;
+  // 1. Memory, as far as there is room; the rest stays where it is.
+  std::vector<Read> reads;
+  std::vector<std::span<std::byte>> buffers;
+  uint64_t room = block_bytes_max_ - std::min(block_bytes_max_, resident_bytes_);
+  for (Extent* extent : extents) {
+    if (extent->tier() != Tier::kNvme) continue;
+    const uint64_t spare = pool_.bytes_max() - pool_.bytes_used();
+    if (extent->byte_count() > room) break;
+    if (extent->byte_count() + pool_.bytes_max() / kSpareFraction > spare) break;
+    Result<MemoryBuffer> bytes = pool_.allocate(extent->byte_count(), "restored blocks");
+    if (!bytes.ok()) break;
+    room -= extent->byte_count();
+    reads.push_back({extent, std::move(bytes.value()), IoTicket::kNone});
+    buffers.push_back(reads.back().bytes.bytes());
+  }
+
+  // 2. Several reads at a time, into pages that are there already.
   Status status;
+  size_t finished = 0;
   const auto finish_one = [&] {
-    Read read = std::move(reads.front());
-    reads.pop_front();
+    Read& read = reads[finished++];
     const Status arrived = store_->wait(read.ticket);
-    if (!arrived.ok()) {
-      if (status.ok()) status = arrived;
-      return;
-    }
+    if (status.ok()) status = arrived;
+    if (!arrived.ok()) return;
     discount(*read.extent);
     read.extent->bytes_ = std::move(read.bytes);
     add_resident(*read.extent);
   };
-  uint64_t read_bytes = 0;  // under way
-  for (Extent* extent : extents) {
-    if (extent->tier() != Tier::kNvme) continue;
-    while (reads.size() == kReadsInFlight) {
-      read_bytes -= reads.front().extent->byte_count();
-      finish_one();
-    }
-    if (!status.ok()) break;
-    const uint64_t room = block_bytes_max_ - std::min(block_bytes_max_, resident_bytes_);
-    const uint64_t spare = pool_.bytes_max() - pool_.bytes_used();
-    if (read_bytes + extent->byte_count() > room) break;
-    if (extent->byte_count() + pool_.bytes_max() / kSpareFraction > spare) break;
-    Result<MemoryBuffer> bytes = pool_.allocate(extent->byte_count(), "restored blocks");
-    if (!bytes.ok()) break;  // the rest stays where it is
-    const Result<IoTicket> ticket = store_->submit_read(extent->stored_, bytes.value().bytes());
-    status = ticket.status();
-    if (!status.ok()) break;
-    read_bytes += extent->byte_count();
-    reads.push_back({extent, std::move(bytes.value()), ticket.value()});
+  PageToucher toucher(std::move(buffers), kTouchThreads);
+  size_t submitted = 0;
+  for (; submitted < reads.size() && status.ok(); ++submitted) {
+    if (submitted - finished == kReadsInFlight) finish_one();
+    toucher.wait(submitted);
+    Read& read = reads[submitted];
+    const Result<IoTicket> ticket = store_->submit_read(read.extent->stored_, read.bytes.bytes());
+    if (status.ok()) status = ticket.status();
+    if (!ticket.ok()) break;
+    read.ticket = ticket.value();
   }
-  while (!reads.empty()) finish_one();
+  while (finished < submitted) finish_one();
   return status;
 }
 

@@ -141,7 +141,7 @@ struct CacheOptions {
   // attention, so compare runs bit by bit only at the same value.
   uint64_t extent_bytes_max = uint64_t{1} << 20;
   // Slots of extent_bytes_max in DRAM for extents read ahead of the layer that needs them; 2..64,
-  // 0: 8, or fewer where they would take more than an eighth of the DRAM budget.
+  // 0: 16, or fewer where they would take more than an eighth of the DRAM budget.
   int prefetch_extents = 0;
 
   // On CUDA: of what a decode step reads in DRAM, the fraction for the CPU, which attends beside
