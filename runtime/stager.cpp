@@ -31,7 +31,7 @@ Status Stager::prefetch(std::span<const std::shared_ptr<Extent>> upcoming) {
     if (find(*extent) != nullptr) continue;
     Slot* slot = vacate(wanted);
     if (slot == nullptr) return {};  // every slot is held or wanted
-    VKV_TRY(start_read(*slot, extent));
+    VKV_TRY(start_read(*slot, extent, IoPriority::kAhead));
   }
   return {};
 }
@@ -42,7 +42,7 @@ Result<const std::byte*> Stager::acquire(const std::shared_ptr<Extent>& extent) 
   if (slot == nullptr) {
     slot = vacate({});
     VKV_CHECK(slot != nullptr);
-    VKV_TRY(start_read(*slot, extent));
+    VKV_TRY(start_read(*slot, extent, IoPriority::kNow));
   } else {
     ++stats_.hit_count;
     if (slot->ticket == IoTicket::kNone || store_.ready(slot->ticket)) ++stats_.ready_count;
@@ -91,9 +91,9 @@ Stager::Slot* Stager::vacate(std::span<const std::shared_ptr<Extent>> keep) {
   return oldest;
 }
 
-Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent) {
+Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority) {
   const auto target = slot.buffer.bytes().first(extent->byte_count());
-  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target));
+  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target, priority));
   slot.extent = std::move(extent);
   slot.ticket = ticket;
   slot.failure = Status();
@@ -107,7 +107,7 @@ void Stager::finish_read(Slot& slot) {
 }
 
 void Stager::clear(Slot& slot) {
-  finish_read(slot);
+  if (slot.ticket != IoTicket::kNone) store_.cancel(std::exchange(slot.ticket, IoTicket::kNone));
   slot.extent.reset();
   slot.failure = Status();
 }

@@ -65,7 +65,7 @@ class Stager {
   // A slot for another extent: free, or the one unused for longest and not in `keep`. nullptr:
   // none.
   Slot* vacate(std::span<const std::shared_ptr<Extent>> keep);
-  Status start_read(Slot& slot, std::shared_ptr<Extent> extent);
+  Status start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority);
   void finish_read(Slot& slot);
   void clear(Slot& slot);
 

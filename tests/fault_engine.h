@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -51,9 +52,16 @@ class FaultEngine final : public IoEngine {
     request.error = error_of(request);
     if (request.error == 0) carry_out(request);
     request.over = true;
+    one_is_over_.notify_all();
   }
-  void wait(IoRequest&) override { const std::lock_guard lock(mutex_); }
-  bool done(IoRequest&) override { return true; }
+  void wait(IoRequest& request) override {
+    std::unique_lock lock(mutex_);
+    one_is_over_.wait(lock, [&] { return request.over; });
+  }
+  bool done(IoRequest& request) override {
+    const std::lock_guard lock(mutex_);
+    return request.over;
+  }
   bool register_memory(std::span<const std::span<std::byte>>) override { return false; }
   std::string_view name() const override { return disk_->name(); }
 
@@ -141,6 +149,7 @@ class FaultEngine final : public IoEngine {
   const std::unique_ptr<IoEngine> disk_;
   const std::shared_ptr<Faults> faults_;
   std::mutex mutex_;
+  std::condition_variable one_is_over_;
   std::mt19937_64 random_;
   std::vector<Write> pending_;
   MemoryPool memory_{uint64_t{1} << 30};

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "transfer/io_engine.h"
+#include "transfer/io_queue.h"
 #include "transfer/store_file.h"
 #include "transfer/store_format.h"
 #include "vkv/options.h"
@@ -32,7 +33,7 @@ struct BlockStoreOptions {
   StoreUse use = StoreUse::kTemporary;
   uint64_t bytes_max = 0;  // hard cap of the file, bytes on disk; not for kReadOnly
   IoBackend io = IoBackend::kAuto;
-  uint32_t in_flight_max = 64;  // operations the kernel or the pool holds at once
+  uint32_t in_flight_max = 32;  // operations the kernel or the pool holds at once
   // For tests: stands between the store and its engine.
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> around_engine;
 };
@@ -78,7 +79,8 @@ struct BlockStoreStats {
   uint64_t read_count = 0, read_bytes = 0;
   uint64_t write_count = 0, written_bytes = 0;  // of extents
   uint64_t index_written_bytes = 0;
-  uint64_t commit_count = 0;  // since open
+  uint64_t commit_count = 0;     // since open
+  uint64_t cancelled_count = 0;  // operations that never began
 };
 
 // Thread-safe. Buffers are 4096-aligned and belong to the store from submit to wait.
@@ -104,14 +106,21 @@ class BlockStore {
   virtual void release(const StoreExtent& extent) = 0;
 
   // source and target are as long as the extent; it is written once. Errors: none now; what goes
-  // wrong, wait() says. Blocks while in_flight_max operations are under way.
-  virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source) = 0;
-  virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target) = 0;
+  // wrong, wait() says. Operations beyond in_flight_max wait in a queue; what somebody waits for
+  // begins at once. Any call into the store moves the queue on.
+  virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
+                                        IoPriority priority = IoPriority::kWriteBack) = 0;
+  virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
+                                       IoPriority priority = IoPriority::kNow) = 0;
 
   // Finishes one operation, exactly once a ticket; afterwards its buffer is the caller's again,
   // also when it failed. Errors: kIo with errno, kDataLoss when a checksum does not match
   // or the file is truncated.
   virtual Status wait(IoTicket ticket) = 0;
+
+  // Like wait(), for who does not want the result any more: an operation that has not begun never
+  // does. One that the kernel has is waited for, as the kernel has the buffer too.
+  virtual void cancel(IoTicket ticket) = 0;
 
   // True if wait() would not block. Does not finish the operation.
   virtual bool ready(IoTicket ticket) = 0;

@@ -48,12 +48,15 @@ FileStore::FileStore(const BlockStoreOptions& options, std::unique_ptr<StoreFile
       name_(std::string(engine->name()) + (is_direct ? "" : " (buffered)")),
       file_(std::move(file)),
       engine_(std::move(engine)),
+      queue_(*engine_, options.in_flight_max),
       space_(kExtentsBegin) {
   space_.extend(file_->bytes() - std::min(file_->bytes(), kExtentsBegin));
 }
 
 FileStore::~FileStore() {
-  for (auto& [ticket, operation] : operations_) engine_->wait(operation->request);
+  for (auto& [ticket, operation] : operations_) {
+    if (!queue_.cancel(operation->queued)) engine_->wait(operation->queued.request);
+  }
   if (!is_kept() || !log_ || !log_->failure().ok()) return;
   // What only this process knew of is gone with it.
   for (auto stored = extents_.begin(); stored != extents_.end();) {
@@ -69,12 +72,11 @@ Status FileStore::recover() {
   const ReadAt read = [&](uint64_t file_offset, std::span<std::byte> target) -> Status {
     MemoryPool pool(target.size());
     VKV_TRY_ASSIGN(buffer, pool.allocate(target.size(), "reading the store's index"));
-    Operation operation{.request = {.file_offset = file_offset,
-                                    .data = buffer.data(),
-                                    .byte_count = buffer.bytes().size()}};
-    engine_->submit(operation.request);
-    engine_->wait(operation.request);
-    const Status status = transferred(operation.request);
+    IoRequest request{
+        .file_offset = file_offset, .data = buffer.data(), .byte_count = buffer.bytes().size()};
+    engine_->submit(request);
+    engine_->wait(request);
+    const Status status = transferred(request);
     if (status.ok()) std::copy_n(buffer.data(), target.size(), target.data());
     return status;
   };
@@ -207,26 +209,29 @@ void FileStore::free_if_unused(std::map<uint64_t, Stored>::iterator stored) {
   extents_.erase(stored);
 }
 
-Result<IoTicket> FileStore::submit_write(StoreExtent& extent, std::span<const std::byte> source) {
+Result<IoTicket> FileStore::submit_write(StoreExtent& extent, std::span<const std::byte> source,
+                                         IoPriority priority) {
   VKV_CHECK(source.size() == extent.byte_count);
   extent.crc32c = crc32c(source);
   // The engine reads from it only.
-  return submit(extent, IoRequest::Kind::kWrite, const_cast<std::byte*>(source.data()),
-                source.size());
+  std::byte* const data = const_cast<std::byte*>(source.data());
+  return submit(extent, {.kind = IoRequest::Kind::kWrite, .data = data}, priority);
 }
 
-Result<IoTicket> FileStore::submit_read(const StoreExtent& extent, std::span<std::byte> target) {
-  return submit(extent, IoRequest::Kind::kRead, target.data(), target.size());
+Result<IoTicket> FileStore::submit_read(const StoreExtent& extent, std::span<std::byte> target,
+                                        IoPriority priority) {
+  VKV_CHECK(target.size() == extent.byte_count);
+  return submit(extent, {.data = target.data()}, priority);
 }
 
-Result<IoTicket> FileStore::submit(const StoreExtent& extent, IoRequest::Kind kind, std::byte* data,
-                                   size_t byte_count) {
-  VKV_CHECK(byte_count == extent.byte_count);
-  VKV_CHECK(reinterpret_cast<uintptr_t>(data) % kExtentAlignment == 0);
+Result<IoTicket> FileStore::submit(const StoreExtent& extent, IoRequest request,
+                                   IoPriority priority) {
+  VKV_CHECK(reinterpret_cast<uintptr_t>(request.data) % kExtentAlignment == 0);
+  request.file_offset = extent.file_offset;
+  request.byte_count = extent.byte_count;
   auto owned = std::make_unique<Operation>();
   Operation& operation = *owned;
-  operation.request = {
-      .kind = kind, .file_offset = extent.file_offset, .data = data, .byte_count = byte_count};
+  operation.queued = {.request = request, .priority = priority};
   operation.crc32c = extent.crc32c;
 
   uint64_t ticket = 0;
@@ -236,42 +241,62 @@ Result<IoTicket> FileStore::submit(const StoreExtent& extent, IoRequest::Kind ki
     VKV_CHECK(stored != extents_.end() && stored->second.byte_count == extent.byte_count);
     VKV_CHECK(stored->second.hold_count > 0);
     // What a sequence has committed never changes.
-    VKV_CHECK(kind == IoRequest::Kind::kRead || stored->second.commit_count == 0);
+    VKV_CHECK(request.kind == IoRequest::Kind::kRead || stored->second.commit_count == 0);
     ++stored->second.in_flight_count;
     ticket = next_ticket_++;
     operations_.emplace(ticket, std::move(owned));
   }
-  // Outside the lock: it may have to wait for room in the queue, and others must be able to finish.
-  engine_->submit(operation.request);
+  queue_.submit(operation.queued);
   return static_cast<IoTicket>(ticket);
+}
+
+FileStore::Operation& FileStore::operation_of(IoTicket ticket) {
+  const auto found = operations_.find(static_cast<uint64_t>(ticket));
+  VKV_CHECK(found != operations_.end());  // never given out, or finished before
+  return *found->second;
+}
+
+void FileStore::forget(IoTicket ticket) {
+  --extents_.at(operation_of(ticket).queued.request.file_offset).in_flight_count;
+  operations_.erase(static_cast<uint64_t>(ticket));
 }
 
 Status FileStore::wait(IoTicket ticket) {
   Operation* operation = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    const auto found = operations_.find(static_cast<uint64_t>(ticket));
-    VKV_CHECK(found != operations_.end());  // never given out, or finished before
-    operation = found->second.get();
+    operation = &operation_of(ticket);
     VKV_CHECK(!operation->is_waited_for);  // by another thread
     operation->is_waited_for = true;
   }
-  engine_->wait(operation->request);
+  queue_.wait(operation->queued);
   Status status = outcome(*operation);
 
   const std::lock_guard lock(mutex_);
-  const IoRequest& request = operation->request;
+  const IoRequest& request = operation->queued.request;
   const bool is_read = request.kind == IoRequest::Kind::kRead;
   ++(is_read ? stats_.read_count : stats_.write_count);
   (is_read ? stats_.read_bytes : stats_.written_bytes) += request.bytes_done;
-  Stored& stored = extents_.at(request.file_offset);
-  --stored.in_flight_count;
   if (!is_read) {
+    Stored& stored = extents_.at(request.file_offset);
     stored.is_written = status.ok();
     stored.crc32c = operation->crc32c;
   }
-  operations_.erase(static_cast<uint64_t>(ticket));
+  forget(ticket);
   return status;
+}
+
+void FileStore::cancel(IoTicket ticket) {
+  Operation* operation = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    operation = &operation_of(ticket);
+    VKV_CHECK(!operation->is_waited_for);
+  }
+  if (!queue_.cancel(operation->queued)) return (void)wait(ticket);
+  const std::lock_guard lock(mutex_);
+  ++stats_.cancelled_count;
+  forget(ticket);
 }
 
 // Whether all bytes were moved.
@@ -291,7 +316,7 @@ Status FileStore::transferred(const IoRequest& request) const {
 }
 
 Status FileStore::outcome(const Operation& operation) const {
-  const IoRequest& request = operation.request;
+  const IoRequest& request = operation.queued.request;
   VKV_TRY(transferred(request));
   if (request.kind != IoRequest::Kind::kRead) return {};
   const uint32_t found = crc32c({request.data, request.byte_count});
@@ -305,10 +330,12 @@ Status FileStore::outcome(const Operation& operation) const {
 }
 
 bool FileStore::ready(IoTicket ticket) {
-  const std::lock_guard lock(mutex_);
-  const auto found = operations_.find(static_cast<uint64_t>(ticket));
-  VKV_CHECK(found != operations_.end());
-  return engine_->done(found->second->request);
+  Operation* operation = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    operation = &operation_of(ticket);
+  }
+  return queue_.done(operation->queued);
 }
 
 Status FileStore::commit(const CommittedSequence& sequence) {

@@ -15,6 +15,7 @@
 #include "transfer/block_store.h"
 #include "transfer/file_space.h"
 #include "transfer/io_engine.h"
+#include "transfer/io_queue.h"
 #include "transfer/store_file.h"
 #include "transfer/store_index.h"
 #include "transfer/store_log.h"
@@ -35,9 +36,12 @@ class FileStore final : public BlockStore {
   void register_memory(std::span<const std::span<std::byte>> regions) override;
   Result<StoreExtent> reserve(uint64_t byte_count) override;
   void release(const StoreExtent& extent) override;
-  Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source) override;
-  Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target) override;
+  Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
+                                IoPriority priority) override;
+  Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
+                               IoPriority priority) override;
   Status wait(IoTicket ticket) override;
+  void cancel(IoTicket ticket) override;
   bool ready(IoTicket ticket) override;
   Status commit(const CommittedSequence& sequence) override;
   Status erase(const SequenceKey& key) override;
@@ -60,7 +64,7 @@ class FileStore final : public BlockStore {
     bool is_written = false;
   };
   struct Operation {
-    IoRequest request;
+    QueuedRequest queued;
     uint32_t crc32c = 0;
     bool is_waited_for = false;
   };
@@ -74,8 +78,10 @@ class FileStore final : public BlockStore {
   Status claim(uint64_t file_offset, uint64_t byte_count);
   Result<StoredSequence> described(const CommittedSequence& sequence) const;
 
-  Result<IoTicket> submit(const StoreExtent& extent, IoRequest::Kind kind, std::byte* data,
-                          size_t byte_count);
+  Operation& operation_of(IoTicket ticket);
+  void forget(IoTicket ticket);
+
+  Result<IoTicket> submit(const StoreExtent& extent, IoRequest request, IoPriority priority);
   Status transferred(const IoRequest& request) const;
   Status outcome(const Operation& operation) const;
   Status commit_batch(const IndexBatch& batch);  // commit_mutex_ held
@@ -88,6 +94,7 @@ class FileStore final : public BlockStore {
   const std::string name_;
   const std::unique_ptr<StoreFile> file_;
   const std::unique_ptr<IoEngine> engine_;  // destroyed before the file is closed
+  IoQueue queue_;
 
   std::mutex commit_mutex_;  // before mutex_; of the log
   std::unique_ptr<StoreLog> log_;
