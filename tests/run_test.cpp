@@ -13,6 +13,7 @@
 
 #include "tests/program_run.h"
 #include "tests/temporary_directory.h"
+#include "tests/write_frames.h"
 #include "tools/mllm/media.h"
 
 namespace vkv {
@@ -39,21 +40,8 @@ class Run : public testing::Test {
 
   Words env() const { return {"TMPDIR=" + store_folder_.path()}; }
 
-  // uint8 [frames, 20, 24, 3], each frame another colour.
   std::string write_video(const std::string& name, int frames) {
-    std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (" +
-                         std::to_string(frames) + ", 20, 24, 3), }";
-    header.resize(118, ' ');
-    std::string bytes = std::string("\x93NUMPY\x01") + '\0' + 'v' + '\0' + header;
-    for (int f = 0; f < frames; ++f) {
-      for (int i = 0; i < 20 * 24; ++i) {
-        bytes += static_cast<char>(f * 29);
-        bytes += static_cast<char>(i * 3 + f);
-        bytes += static_cast<char>(200 - f * 7);
-      }
-    }
-    std::ofstream(folder_ / name, std::ios::binary) << bytes;
-    return folder_ / name;
+    return write_frames(folder_ / name, frames);
   }
 
   std::string write(const std::string& name, const std::string& text) {

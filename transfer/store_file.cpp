@@ -29,8 +29,8 @@ constexpr int kOpenAttemptsMax = 8;
 
 // For the operations of a process that has ended.
 constexpr auto kOrphanWaitMax = std::chrono::milliseconds(5000);
-constexpr auto kCloseWaitMax = std::chrono::milliseconds(200);  // nobody says that it has the file
-constexpr auto kNoWait = std::chrono::milliseconds(0);
+// Where the file names no owner, or one that lives: it may be another with the same number.
+constexpr auto kOwnerWaitMax = std::chrono::milliseconds(500);
 
 std::string in_quotes(const std::string& path) { return "'" + path + "'"; }
 
@@ -252,7 +252,7 @@ Result<bool> StoreFile::lock() {
     const uint32_t process = guess_of(file_).process;
     const bool has_ended =
         process > 0 && kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH;
-    const auto wait_max = has_ended ? kOrphanWaitMax : process == 0 ? kCloseWaitMax : kNoWait;
+    const auto wait_max = has_ended ? kOrphanWaitMax : kOwnerWaitMax;
     if (std::chrono::steady_clock::now() - begin < wait_max) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;

@@ -172,6 +172,26 @@ Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
                      .prefill_seconds = since_call.seconds()};
 }
 
+Status Generator::keep(const MediaPrefix& prefix, const SequenceKey& key) {
+  return cache_->save(prefix.sequence, key);
+}
+
+Result<MediaPrefix> Generator::resume(int image_count, const SequenceKey& key) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(prompt, prompt_.media(image_count));
+  VKV_TRY_ASSIGN(sequence, cache_->restore(key));
+  SequenceOwner owner(cache_, sequence);
+  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));
+  if (stats.token_count != prompt.tokens.size())
+    return Status(Code::kDataLoss, fmt::format("the store has {} tokens of these media, not {}",
+                                               stats.token_count, prompt.tokens.size()));
+  return MediaPrefix{.sequence = owner.keep(),
+                     .image_count = image_count,
+                     .token_count = static_cast<int64_t>(prompt.tokens.size()),
+                     .role_tokens = count_roles(prompt.roles),
+                     .prefill_seconds = since_call.seconds()};
+}
+
 Result<Answer> Generator::answer(const Question& question, const MediaPrefix& prefix) {
   const Stopwatch since_call;
   VKV_TRY(validate(question.sampling));

@@ -88,6 +88,10 @@ class Generator {
   // Several questions over the same media (at least one image). The prefix stays in the cache
   // until release().
   Result<MediaPrefix> ingest(const Media& media, const Watch& watch);
+  // What ingest() would give, as an earlier process has kept it in the cache's store. The key must
+  // name model and media. Errors: those of Cache::save and Cache::restore.
+  Status keep(const MediaPrefix& prefix, const SequenceKey& key);
+  Result<MediaPrefix> resume(int image_count, const SequenceKey& key);
   Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
   Status release(const MediaPrefix& prefix);
 

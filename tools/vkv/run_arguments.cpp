@@ -144,9 +144,15 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->type_name("SIZE")
       ->group(group);
   command
-      .add_option("--store", a.store,
-                  "File for it, removed at the end (default: in $TMPDIR or the user's cache)")
+      .add_option(
+          "--store", a.store,
+          "File for it, removed at the end unless kept (default: in $TMPDIR or the user's cache)")
       ->type_name("PATH")
+      ->group(group);
+  command
+      .add_flag("--keep-store", a.keep_store,
+                "Keep the file, and in it the KV of media that several questions ask about: the "
+                "next run with them reads it instead of computing it anew")
       ->group(group);
   command.add_option("--io", a.io, "How the disk is read: auto, uring or threads")
       ->type_name("NAME")
@@ -291,6 +297,9 @@ Status check_arguments(const RunArguments& a) {
   if (!a.store.empty() && a.nvme_budget.empty()) {
     return wrong("--store needs --nvme-budget, the disk space that it may take, like 2G");
   }
+  if (a.keep_store && a.store.empty()) {
+    return wrong("--keep-store needs --store, the file to keep");
+  }
   return validate(a.sampling);
 }
 
@@ -318,6 +327,8 @@ Result<SessionOptions> session_options(const RunArguments& a) {
   VKV_TRY(size("--nvme-budget", a.nvme_budget, options.cache.nvme_bytes_max));
   if (options.cache.nvme_bytes_max > 0) {
     options.cache.store_path = a.store;
+    options.cache.keep_store = a.keep_store;
+    options.media_settings = answer_settings(a);
     if (a.store.empty()) {
       VKV_TRY_ASSIGN(path, default_store_path());
       options.cache.store_path = path;

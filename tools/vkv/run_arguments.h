@@ -45,6 +45,7 @@ struct RunArguments {
   std::string dram_blocks;          // empty: all of the DRAM budget
   std::string nvme_budget;          // empty: no NVMe tier
   std::string store;                // empty: default_store_path()
+  bool keep_store = false;
   std::string io = "auto";
   int threads = 0;
   int recent_tokens = 128;

@@ -3,6 +3,7 @@
 #include "tools/vkv/session.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <optional>
@@ -10,6 +11,7 @@
 
 #include "runtime/base/stopwatch.h"
 #include "tools/mllm/media.h"
+#include "tools/vkv/media_key.h"
 
 namespace vkv {
 namespace {
@@ -79,6 +81,8 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
   std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),
                                                std::move(processor), std::move(cache), progress,
                                                cancel));
+  session->model_path_ = options.model;
+  session->media_settings_ = options.media_settings;
   VKV_TRY_ASSIGN(generator, Generator::make(session->model_.get(), &session->tokenizer_,
                                             session->cache_.get(), options.generator));
   session->load_seconds_ = load_seconds;
@@ -137,25 +141,55 @@ Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
   return values;
 }
 
+Result<Media> Session::encode(std::vector<std::vector<float>> pixels) {
+  const Watch encoding = watch("encoding", "frames", 1);
+  return generator_->encode_media(pixels, encoding);
+}
+
+Result<MediaPrefix> Session::ingest(std::vector<std::vector<float>> pixels) {
+  const auto image_count = static_cast<int>(pixels.size());
+  Result<SequenceKey> key = Status(Code::kNotFound, "nothing is kept");
+  if (cache_->options().keep_store) key = media_key(model_path_, media_settings_, pixels);
+  if (const std::optional<MediaPrefix> kept = resume(key, image_count)) return *kept;
+
+  VKV_TRY_ASSIGN(media, encode(std::move(pixels)));
+  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  const Watch ingesting = watch("prefill of media", "tokens", layers);
+  VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
+  if (!key.ok()) return prefix;
+  // Answers do not depend on it, so a full disk or a damaged store is no reason to fail.
+  const Status kept = generator_->keep(prefix, key.value());
+  if (!kept.ok()) spdlog::warn("the KV of the media is not kept: {}", kept.message());
+  return prefix;
+}
+
+std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key, int image_count) {
+  if (!key.ok()) return std::nullopt;
+  const Result<MediaPrefix> kept = generator_->resume(image_count, key.value());
+  if (kept.ok()) {
+    spdlog::info("media: {} tokens from the store in {:.3f} s", kept.value().token_count,
+                 kept.value().prefill_seconds);
+    return kept.value();
+  }
+  if (kept.status().code() != Code::kNotFound)
+    spdlog::warn("the KV of the media is computed anew: {}", kept.status().message());
+  return std::nullopt;
+}
+
 Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
   const Stopwatch since_start;
   VKV_TRY_ASSIGN(pixels, load_media(job));
-  Media media;
-  if (!pixels.empty()) {
-    const Watch encoding = watch("encoding", "frames", 1);
-    VKV_TRY_ASSIGN(encoded, generator_->encode_media(pixels, encoding));
-    media = std::move(encoded);
-    pixels.clear();
-  }
+  Media media{.image_count = static_cast<int>(pixels.size())};
 
   // Which way is taken depends on the job alone, never on how many answers are still missing, so
   // that a resumed batch gives the answers of an uninterrupted one.
   std::optional<PrefixOwner> owner;
-  if (job.questions.size() > 1 && media.image_count > 0) {
-    const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
-    const Watch ingesting = watch("prefill of media", "tokens", layers);
-    VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
+  if (job.questions.size() > 1 && !pixels.empty()) {
+    VKV_TRY_ASSIGN(prefix, ingest(std::move(pixels)));
     owner.emplace(generator_.get(), prefix);
+  } else if (!pixels.empty()) {
+    VKV_TRY_ASSIGN(encoded, encode(std::move(pixels)));
+    media = std::move(encoded);
   }
   const double media_seconds = since_start.seconds();
   for (const size_t index : questions) {

@@ -23,6 +23,7 @@ struct SessionOptions {
   std::string model;   // as of Model::load
   CacheOptions cache;  // shape, element and stream are the model's; its device is both's
   GeneratorOptions generator;
+  std::string media_settings;  // names what else changes K and V, where the cache keeps its store
 };
 
 // Hears of answers as they come. All calls are on the thread that called run().
@@ -64,6 +65,10 @@ class Session {
   Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
   Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
   Result<std::vector<std::vector<float>>> load_media(const Job& job);
+  Result<Media> encode(std::vector<std::vector<float>> pixels);
+  // Media that several questions ask about: from the store, or computed and kept there.
+  Result<MediaPrefix> ingest(std::vector<std::vector<float>> pixels);
+  std::optional<MediaPrefix> resume(const Result<SequenceKey>& key, int image_count);
   Status ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
              double media_seconds, AnswerListener& listener);
   AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
@@ -74,6 +79,8 @@ class Session {
   std::optional<ImageProcessor> processor_;  // of a model with vision
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Generator> generator_;  // points to the four above
+  std::string model_path_;
+  std::string media_settings_;
   Progress* progress_;
   const std::atomic<bool>* cancel_;
   double load_seconds_ = 0;  // model and tokenizer, from open() to the cache
