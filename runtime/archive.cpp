@@ -222,12 +222,21 @@ Result<SavedState> Archive::read_state(std::span<const LabelledExtent> state,
   VKV_TRY_ASSIGN(buffer, placement_.allocate(std::max<uint64_t>(2 * byte_count, 1),
                                              "the state of a saved sequence"));
   uint64_t offset = 0;
+  std::vector<IoTicket> tickets;
+  Status status;
   for (const LabelledExtent& part : state) {
-    VKV_TRY_ASSIGN(ticket, store_.submit_read(part.extent, buffer.bytes().subspan(
-                                                               offset, part.extent.byte_count)));
-    VKV_TRY(store_.wait(ticket));
+    const Result<IoTicket> ticket =
+        store_.submit_read(part.extent, buffer.bytes().subspan(offset, part.extent.byte_count));
+    status = ticket.status();
+    if (!status.ok()) break;
+    tickets.push_back(ticket.value());
     offset += part.extent.byte_count;
   }
+  for (const IoTicket ticket : tickets) {
+    const Status arrived = store_.wait(ticket);
+    if (status.ok()) status = arrived;
+  }
+  VKV_TRY(status);
   std::vector<uint64_t> extent_bytes;
   for (const LabelledExtent& extent : extents) extent_bytes.push_back(extent.extent.byte_count);
   return decode_state(options_, buffer.bytes().first(byte_count), extent_bytes);
