@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cpu/cpu_backend.h"
+#include "cpu/threads.h"
 #include "kernels/gpu_backend.h"
 #include "runtime/open_options.h"
 #include "transfer/slab_source.h"
@@ -17,11 +18,16 @@ namespace {
 // Pinned at once: getting and giving back pinned memory is slow and stops the GPU.
 constexpr uint64_t kPinnedSlabBytes = uint64_t{64} << 20;
 
+// The CPU that attends beside a GPU stays awake from layer to layer: a GPU has one done in less.
+constexpr int kHostAwakeUs = 2000;
+
 Result<Tiers> open_cuda(const CacheOptions& options) {
   Tiers tiers;
   std::unique_ptr<Backend> host;
   if (options.host_share != 0) {
-    VKV_TRY_ASSIGN(cpu, make_cpu_backend({.threads = options.threads}));
+    // One core is left to whoever queues the GPU's work.
+    const int threads = options.threads > 0 ? options.threads : std::max(1, usable_threads() - 1);
+    VKV_TRY_ASSIGN(cpu, make_cpu_backend({.threads = threads, .awake_us = kHostAwakeUs}));
     host = std::move(cpu);
   }
   VKV_TRY_ASSIGN(engine, make_gpu_engine({.shape = options.shape,
