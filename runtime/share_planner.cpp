@@ -14,6 +14,8 @@ constexpr uint64_t kBytesMin = uint64_t{1} << 20;
 constexpr double kFractionMin = 0.02;
 constexpr double kPower = 0.08;  // calls are measured up to 8 calls late: 0.2 would swing
 constexpr double kNewest = 0.1;  // weight of a call in the mean rates
+// The device needs 2 us or so to read a flag of the host that was raised long ago: no wait.
+constexpr double kFlagSeconds = 5e-6;
 
 void take(uint64_t bytes, double seconds, double& rate) {
   if (bytes == 0 || seconds <= 0) return;
@@ -45,7 +47,7 @@ void SharePlanner::add(const ShareTiming& timing) {
   if (timing.device_seconds <= 0) return;
   // With the handshake, which shows where the device waited.
   const double host_seconds =
-      timing.wait_seconds > 1e-6
+      timing.wait_seconds > kFlagSeconds
           ? std::max(timing.host_seconds, timing.device_seconds + timing.wait_seconds)
           : timing.host_seconds;
   if (host_seconds <= 0) return;

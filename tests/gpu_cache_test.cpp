@@ -227,7 +227,6 @@ class GpuCache : public testing::Test {
   static CacheOptions on_gpu(CacheOptions options) {
     options.device = Device::kCuda;
     options.hbm_bytes_max = uint64_t{512} << 20;
-    options.host_share = 0;  // bits are compared
     return options;
   }
   // With next to no block in HBM: room for the open tokens of three sequences, and a call.
@@ -315,30 +314,28 @@ TEST_F(GpuCache, a_prompt_longer_than_the_work_memory_is_cut) {
   }
 }
 
-// The CPU takes its part of what lies in DRAM, of drafts and batches too.
+// The CPU takes its part of what lies in DRAM, of drafts and batches too. At 16 bit: what is
+// encoded leaves enough room in HBM here that nothing lies elsewhere.
 TEST_F(GpuCache, the_cpu_beside_the_gpu_gives_the_same_answers) {
   setenv("VKV_CPU", "onednn", /*overwrite=*/1);
-  constexpr KvShape kLarge{.layers = 12, .q_heads = 8, .kv_heads = 4, .head_dim = 128};
-  for (const std::string_view preset : {"exact", "balanced", "visual1", "extreme"}) {
-    auto alone = must_open(on_gpu(on_cpu(preset, kLarge)));
-    const Played want = play(*alone, Values::kPlain);
-    for (const double share : {0.3, 1.0}) {
-      CacheOptions options = on_gpu(on_cpu(preset, kLarge));
-      options.host_share = share;
-      auto both = crowded(options);
-      ASSERT_NE(both, nullptr);
-      const Played got = play(*both, Values::kPlain);
-      double worst = 0;
-      for (size_t i = 0; i < want.outs.size(); ++i)
-        worst = std::max(worst, difference(got.outs[i], want.outs[i]));
-      const CacheStats stats = both->stats();
-      std::cout << preset << ", " << share << ": " << worst << ", CPU " << stats.host_read_bytes
-                << " bytes, link " << stats.link_read_bytes << "\n";
-      EXPECT_LT(worst, ceiling(Values::kPlain, *both)) << preset << ", " << share;
-      EXPECT_GT(stats.host_read_bytes, 0u) << preset << ", " << share;
-      EXPECT_EQ(stats.link_read_bytes > 0, share < 1) << preset << ", " << share;
-      for (const TierStats& tier : stats.tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
-    }
+  auto alone = must_open(on_gpu(on_cpu("exact")));
+  const Played want = play(*alone, Values::kPlain);
+  for (const double share : {0.3, 1.0}) {
+    CacheOptions options = on_gpu(on_cpu("exact"));
+    options.host_share = share;
+    auto both = crowded(options);
+    ASSERT_NE(both, nullptr);
+    const Played got = play(*both, Values::kPlain);
+    double worst = 0;
+    for (size_t i = 0; i < want.outs.size(); ++i)
+      worst = std::max(worst, difference(got.outs[i], want.outs[i]));
+    const CacheStats stats = both->stats();
+    std::cout << share << ": " << worst << ", CPU " << stats.host_read_bytes << " bytes, link "
+              << stats.link_read_bytes << "\n";
+    EXPECT_LT(worst, ceiling(Values::kPlain, *both)) << share;
+    EXPECT_GT(stats.host_read_bytes, 0u) << share;
+    EXPECT_EQ(stats.link_read_bytes > 0, share < 1) << share;
+    for (const TierStats& tier : stats.tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
   }
   setenv("VKV_CPU", "reference", /*overwrite=*/1);
 }

@@ -13,13 +13,14 @@ namespace {
 constexpr uint64_t kBytes = uint64_t{64} << 20;
 constexpr double kLink = 50e9;
 constexpr double kBegin = 40e-6;  // of the CPU, however little it has to do
+constexpr double kFlag = 2e-6;    // to read that the CPU is done, however long ago
 
 // What a call would take.
 ShareTiming call(uint64_t host_bytes, uint64_t device_bytes, double host_rate, double link_rate) {
   ShareTiming timing{.host_bytes = host_bytes, .device_bytes = device_bytes};
   timing.host_seconds = kBegin + static_cast<double>(host_bytes) / host_rate;
   timing.device_seconds = static_cast<double>(device_bytes) / link_rate;
-  timing.wait_seconds = std::max(0.0, timing.host_seconds - timing.device_seconds);
+  timing.wait_seconds = std::max(kFlag, timing.host_seconds - timing.device_seconds);
   return timing;
 }
 

@@ -84,7 +84,7 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
       ->type_name("SIZE");
   decode
       ->add_option("--host-share", a.host_share,
-                   "Of what lies in DRAM, the fraction that the CPU attends to: auto, or 0 to 1")
+                   "Of what lies in DRAM, the fraction that the CPU attends to: 0 to 1, or auto")
       ->capture_default_str();
   CLI::Option* preset = decode->add_option("--preset", a.preset, "Precision preset")
                             ->type_name("NAME")

@@ -22,8 +22,8 @@ struct BenchDecodeArguments {
   std::string policy;  // name, codec pair or file; empty: the preset
   std::string device = "cuda";
   int recent_tokens = 128;
-  std::string hbm_budget;  // of the cache; empty: enough for all
-  std::string host_share = "auto";
+  std::string hbm_budget;        // of the cache; empty: enough for all
+  std::string host_share = "0";  // to 1, or "auto"
   bool json = false;
 };
 

@@ -128,9 +128,9 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->group(group);
   command
       .add_option("--host-share", a.host_share,
-                  "With --device cuda: of what lies in DRAM, the fraction that the CPU attends to "
-                  "beside the GPU: auto (by measured speed) or 0 to 1; 0 makes runs repeatable "
-                  "to the last bit")
+                  "With --device cuda: of what a step reads in DRAM, the fraction that the CPU "
+                  "attends to beside the GPU: 0 to 1, or auto, by measured times (then the last "
+                  "bits of outputs differ from run to run)")
       ->capture_default_str()
       ->group(group);
   command

@@ -41,10 +41,10 @@ struct RunArguments {
   int device_index = 0;
   std::string hbm_budget = "4G";
   std::string dram_budget = "4G";
-  std::string host_share = "auto";  // or a number from 0 to 1
-  std::string dram_blocks;          // empty: all of the DRAM budget
-  std::string nvme_budget;          // empty: no NVMe tier
-  std::string store;                // empty: default_store_path()
+  std::string host_share = "0";  // to 1, or "auto"
+  std::string dram_blocks;       // empty: all of the DRAM budget
+  std::string nvme_budget;       // empty: no NVMe tier
+  std::string store;             // empty: default_store_path()
   bool keep_store = false;
   std::string io = "auto";
   int threads = 0;

@@ -145,10 +145,10 @@ struct CacheOptions {
   int prefetch_extents = 0;
 
   // On CUDA: of what a decode step reads in DRAM, the fraction for the CPU, which attends beside
-  // the GPU; the GPU reads the rest through its link. -1: what ends soonest, by rates that are
-  // measured call by call; outputs then differ in their last bits from run to run. 0: all by the
-  // GPU, and outputs do not depend on where blocks lie.
-  double host_share = -1;
+  // the GPU; the GPU reads the rest through its link. 0: none, and outputs do not depend on where
+  // blocks lie. -1: so much that both are done together, by times that are measured call by call;
+  // outputs then differ in their last bits from run to run.
+  double host_share = 0;
 
   // Worker threads; 0: all that the process may use. VKV_CPU forces an engine; `vkv topo` lists
   // those there are.
