@@ -119,7 +119,6 @@ Status HostShare::begin(std::span<const AttendItem> items, uint64_t device_bytes
   Job job{.call = at, .number = ++last_number_};
   HostCopies copies;
   call.number = job.number;
-  call.timed = false;
   call.device_bytes = device_bytes;
   call.block_bytes = 0;
   call.device_items.clear();
@@ -157,7 +156,10 @@ Status HostShare::begin(std::span<const AttendItem> items, uint64_t device_bytes
     jobs_.push_back(std::move(job));
   }
   posted_.notify_one();
-  return launch_ask_host(copies, call.words, call.number, stream);
+  const Status asked = launch_ask_host(copies, call.words, call.number, stream);
+  // The thread shall not wait for ever: what it computes then is not merged.
+  if (!asked.ok()) shared(call.words->asked).store(call.number, std::memory_order_release);
+  return asked;
 }
 
 Status HostShare::end(cudaStream_t stream) {
@@ -184,7 +186,10 @@ std::optional<ShareTiming> HostShare::next_timing() {
         std::max<uint32_t>(oldest_untimed_, last_number_ - static_cast<uint32_t>(kCallsAhead) + 1);
   if (oldest_untimed_ > last_number_) return std::nullopt;
   Call& call = calls_[(oldest_untimed_ - 1) % kCallsAhead];
-  if (cudaEventQuery(call.merged.get()) != cudaSuccess) return std::nullopt;
+  if (cudaEventQuery(call.merged.get()) != cudaSuccess) {
+    (void)cudaGetLastError();  // not done is no error of the next call
+    return std::nullopt;
+  }
   ++oldest_untimed_;
   const auto seconds = [](uint64_t begin, uint64_t end) {
     return end > begin ? static_cast<double>(end - begin) * 1e-9 : 0.0;

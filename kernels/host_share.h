@@ -87,7 +87,6 @@ class HostShare {
     float* lse = nullptr;
     CudaEvent merged;
     uint32_t number = 0;  // 0: not used yet
-    bool timed = true;    // its timing was asked for
     uint64_t device_bytes = 0;
     uint64_t block_bytes = 0;
     double seconds = 0;  // of the CPU; written before `done`
