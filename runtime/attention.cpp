@@ -65,7 +65,7 @@ Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
 
 Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
   std::vector<TaskBlocks> blocks(tasks.size());
-  std::vector<AttendItem> items, host_items;
+  std::vector<AttendItem> items;
   for (size_t i = 0; i < tasks.size(); ++i) {
     const AttentionTask& task = tasks[i];
     const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
@@ -90,15 +90,15 @@ Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
   }
   const std::optional<uint64_t> device_bytes =
       backend_.can_share(items) ? share(blocks) : std::nullopt;
-  for (size_t i = 0; i < items.size(); ++i) {
-    items[i].blocks = blocks[i].views;
-    AttendItem host_item = items[i];
-    host_item.blocks = blocks[i].host_views;
-    host_item.open = {};
-    host_item.causal = false;
-    host_items.push_back(host_item);
-  }
+  for (size_t i = 0; i < items.size(); ++i) items[i].blocks = blocks[i].views;
   if (!device_bytes) return backend_.attend(items);
+
+  std::vector<AttendItem> host_items = items;
+  for (size_t i = 0; i < items.size(); ++i) {
+    host_items[i].blocks = blocks[i].host_views;
+    host_items[i].open = {};
+    host_items[i].causal = false;
+  }
   return backend_.attend_shared(items, host_items, *device_bytes);
 }
 
