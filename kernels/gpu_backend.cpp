@@ -20,6 +20,7 @@
 #include "kernels/merge.h"
 #include "kernels/pinned_ring.h"
 #include "kernels/prefill.h"
+#include "kernels/read_ahead.h"
 #include "kernels/rows.h"
 #include "kernels/side_stream.h"
 #include "kernels/trace_range.h"
@@ -69,6 +70,12 @@ class GpuBackend final : public Backend {
   Status attend_shared(std::span<const AttendItem> items, std::span<const AttendItem> host_items,
                        uint64_t device_bytes) override;
   std::optional<ShareTiming> next_share_timing() override;
+  Status give_ahead_room(std::span<std::byte> device_memory) override;
+  size_t ahead_room() const override { return ahead_.room(); }
+  Result<uint64_t> read_ahead(int label, const KvShape& shape,
+                              std::span<const std::span<const BlockView>> groups) override;
+  bool take_ahead(BlockView& view) override { return ahead_.take(view); }
+  std::optional<AheadTiming> next_ahead_timing() override { return ahead_.next_timing(); }
   Status merge(std::span<const MergeItem> items) override;
   Status encode(std::span<const EncodeItem> items) override;
   Status encode_headers(const EncodeItem& item) override;
@@ -134,6 +141,7 @@ class GpuBackend final : public Backend {
   GpuAttend attend_;
   std::optional<GpuPrefill> prefill_;
   std::unique_ptr<HostShare> share_;
+  ReadAhead ahead_;
   int64_t slots_max_ = 0;
   std::optional<TraceRange> sealing_;
   SideStream side_;  // beside a caller's stream
@@ -181,6 +189,14 @@ Status GpuBackend::prepare_prefill(const KvShape& shape) {
   return {};
 }
 
+Status GpuBackend::give_ahead_room(std::span<std::byte> device_memory) {
+  return on_device([&]() -> Status {
+    VKV_TRY_ASSIGN(ahead, ReadAhead::make(device_memory));
+    ahead_ = std::move(ahead);
+    return {};
+  });
+}
+
 Status GpuBackend::prepare_share(const KvShape& shape, std::unique_ptr<Backend> host) {
   if (host == nullptr) return {};
   const std::string host_name(host->name());
@@ -206,6 +222,7 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
       return {Code::kInvalidArgument, "q and out must be 16-byte aligned on device cuda"};
   const TraceRange trace("attend");
   return on_device([&]() -> Status {
+    VKV_TRY(ahead_.begin_reading(stream_));
     std::vector<AttendItem> others;
     for (const AttendItem& item : items) {
       Status status(Code::kUnsupported, "");
@@ -217,7 +234,7 @@ Status GpuBackend::attend(std::span<const AttendItem> items) {
     }
     for (const std::vector<AttendItem>& wave : attend_waves(others, slots_max_))
       VKV_TRY(attend_.attend(wave, stream_));
-    return {};
+    return ahead_.end_reading(stream_);
   });
 }
 
@@ -231,6 +248,18 @@ Status GpuBackend::attend_shared(std::span<const AttendItem> items,
 
 std::optional<ShareTiming> GpuBackend::next_share_timing() {
   return share_ ? share_->next_timing() : std::nullopt;
+}
+
+Result<uint64_t> GpuBackend::read_ahead(int label, const KvShape& shape,
+                                        std::span<const std::span<const BlockView>> groups) {
+  uint64_t bytes = 0;
+  const Status status = on_device([&]() -> Status {
+    VKV_TRY_ASSIGN(started, ahead_.start(label, shape, groups, stream_));
+    bytes = started;
+    return {};
+  });
+  VKV_TRY(status);
+  return bytes;
 }
 
 Status GpuBackend::merge(std::span<const MergeItem> items) {
@@ -392,7 +421,8 @@ Status GpuBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const 
 
 Status GpuBackend::copy(void* target, const void* source, size_t byte_count) {
   if (byte_count == 0) return {};
-  return on_stream([&](cudaStream_t stream) {
+  return on_stream([&](cudaStream_t stream) -> Status {
+    VKV_TRY(ahead_.stop(stream));
     return copy_async(static_cast<std::byte*>(target), static_cast<const std::byte*>(source),
                       byte_count, stream);
   });
@@ -400,7 +430,8 @@ Status GpuBackend::copy(void* target, const void* source, size_t byte_count) {
 
 Status GpuBackend::zero(std::span<std::byte> bytes) {
   if (bytes.empty()) return {};
-  return on_stream([&](cudaStream_t stream) {
+  return on_stream([&](cudaStream_t stream) -> Status {
+    VKV_TRY(ahead_.stop(stream));
     return cuda_status(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream), "cudaMemsetAsync");
   });
 }

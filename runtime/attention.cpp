@@ -14,6 +14,8 @@ namespace {
 // Queries whose partials are merged together. A constant, so that a budget never changes a result;
 // large enough that a block read from NVMe serves many queries.
 constexpr int kQueryChunk = 256;
+constexpr int kStepQueriesMax = 16;  // of all sequences: a decode step, or a draft to verify
+constexpr int kOfWindow = -1;        // label of copies whose timing says nothing of steps
 constexpr size_t kScratchBytes = size_t{4} << 20;  // when one partial needs less
 
 // What a query reads besides the open tokens, in the order of merging.
@@ -63,21 +65,37 @@ Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
   return {};
 }
 
-Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
-  std::vector<TaskBlocks> blocks(tasks.size());
-  std::vector<AttendItem> items;
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    const AttentionTask& task = tasks[i];
-    const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
-    VKV_CHECK(state.originals.empty());  // such an engine keeps none
-    for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
-      const Extent& extent = *use->extent;
-      extent.append_views(shape_, extent.memory(), use->live_begin(), blocks[i].views);
-      // Masks and shared headers lie in the engine's memory.
-      const bool readable = extent.tier() == Tier::kDram && !extent.headers() && !use->live;
-      for (const Block& block : extent.blocks())
-        blocks[i].shareable_bytes.push_back(readable ? block.record_bytes : 0);
+Attention::TaskBlocks Attention::blocks_of(const LayerState& state) {
+  VKV_CHECK(state.originals.empty());  // such an engine keeps none
+  TaskBlocks blocks;
+  for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
+    const Extent& extent = *use->extent;
+    const size_t first = blocks.views.size();
+    extent.append_views(shape_, extent.memory(), use->live_begin(), blocks.views);
+    // Masks and shared headers lie in the engine's memory.
+    const bool in_dram = extent.tier() == Tier::kDram, whole = !extent.headers() && !use->live;
+    for (size_t i = 0; i < extent.blocks().size(); ++i) {
+      uint64_t bytes = in_dram ? extent.blocks()[i].record_bytes : 0;
+      if (bytes > 0 && backend_.take_ahead(blocks.views[first + i])) {
+        blocks.ahead_bytes += bytes;
+        bytes = 0;
+      }
+      blocks.dram_bytes.push_back(bytes);
+      blocks.readable.push_back(whole);
     }
+  }
+  return blocks;
+}
+
+Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
+  int query_count = 0;
+  for (const AttentionTask& task : tasks) query_count += task.q_len;
+  const bool is_step = query_count <= kStepQueriesMax;
+  std::vector<TaskBlocks> blocks;
+  std::vector<AttendItem> items;
+  for (const AttentionTask& task : tasks) {
+    const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
+    blocks.push_back(blocks_of(state));
     items.push_back({.shape = shape_,
                      .scale = scale_,
                      .q_len = task.q_len,
@@ -88,50 +106,108 @@ Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
                      .out = task.out,
                      .lse = task.lse});
   }
-  const std::optional<uint64_t> device_bytes =
-      backend_.can_share(items) ? share(blocks) : std::nullopt;
-  for (size_t i = 0; i < items.size(); ++i) items[i].blocks = blocks[i].views;
-  if (!device_bytes) return backend_.attend(items);
-
-  std::vector<AttendItem> host_items = items;
+  const uint64_t host_bytes = is_step && backend_.can_share(items) ? share(blocks) : 0;
+  uint64_t link_bytes = 0, ahead_bytes = 0;
   for (size_t i = 0; i < items.size(); ++i) {
-    host_items[i].blocks = blocks[i].host_views;
-    host_items[i].open = {};
-    host_items[i].causal = false;
+    items[i].blocks = blocks[i].views;
+    ahead_bytes += blocks[i].ahead_bytes;
+    link_bytes +=
+        std::accumulate(blocks[i].dram_bytes.begin(), blocks[i].dram_bytes.end(), uint64_t{0});
   }
-  return backend_.attend_shared(items, host_items, *device_bytes);
+  if (is_step) {
+    read_bytes_.host += host_bytes;
+    read_bytes_.link += link_bytes;
+    read_bytes_.ahead += ahead_bytes;
+  }
+  if (host_bytes == 0) {
+    VKV_TRY(backend_.attend(items));
+  } else {
+    std::vector<AttendItem> host_items = items;
+    for (size_t i = 0; i < items.size(); ++i) {
+      host_items[i].blocks = blocks[i].host_views;
+      host_items[i].open = {};
+      host_items[i].causal = false;
+    }
+    VKV_TRY(backend_.attend_shared(items, host_items, link_bytes));
+  }
+  return read_ahead(layer, tasks, is_step);
 }
 
-std::optional<uint64_t> Attention::share(std::vector<TaskBlocks>& blocks) {
+uint64_t Attention::share(std::vector<TaskBlocks>& blocks) {
   while (const auto timing = backend_.next_share_timing()) planner_.add(*timing);
-  const auto total = [](const TaskBlocks& task) {
-    return std::accumulate(task.shareable_bytes.begin(), task.shareable_bytes.end(), uint64_t{0});
+  const auto shareable = [](const TaskBlocks& task) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < task.views.size(); ++i)
+      if (task.readable[i]) bytes += task.dram_bytes[i];
+    return bytes;
   };
   uint64_t in_dram = 0;
-  for (const TaskBlocks& task : blocks) in_dram += total(task);
+  for (const TaskBlocks& task : blocks) in_dram += shareable(task);
   const uint64_t wanted = planner_.host_bytes(in_dram);
-  if (wanted == 0) return std::nullopt;
+  if (wanted == 0) return 0;
 
   // Of each task in proportion: taken / own < wanted / in_dram, to half a block.
   const double fraction = static_cast<double>(wanted) / static_cast<double>(in_dram);
   uint64_t given = 0;
   for (TaskBlocks& task : blocks) {
-    const double share = fraction * static_cast<double>(total(task));
+    const double share = fraction * static_cast<double>(shareable(task));
     uint64_t taken = 0;
     std::vector<BlockView> kept;
     for (size_t i = task.views.size(); i-- > 0;) {
-      const uint64_t bytes = task.shareable_bytes[i];
+      const uint64_t bytes = task.readable[i] ? task.dram_bytes[i] : 0;
       const bool takes = bytes > 0 && static_cast<double>(taken + bytes / 2) < share;
       (takes ? task.host_views : kept).push_back(task.views[i]);
-      if (takes) taken += bytes;
+      if (!takes) continue;
+      taken += bytes;
+      task.dram_bytes[i] = 0;
     }
     std::reverse(kept.begin(), kept.end());
     std::reverse(task.host_views.begin(), task.host_views.end());
     task.views = std::move(kept);
     given += taken;
   }
-  if (given == 0) return std::nullopt;
-  return in_dram - given;
+  return given;
+}
+
+Status Attention::read_ahead(int layer, std::span<const AttentionTask> tasks, bool is_step) {
+  const uint64_t room = backend_.ahead_room();
+  if (room == 0) return {};
+  while (const auto timing = backend_.next_ahead_timing())
+    if (timing->label >= 0) ahead_.add(timing->label, *timing);
+  const int next = (layer + 1) % shape_.layers;
+  const uint64_t wanted = is_step ? ahead_.bytes(next, room) : room;
+  std::vector<BlockView> views;
+  std::vector<size_t> group_ends;
+  uint64_t bytes = 0;
+  for (const AttentionTask& task : tasks) {
+    const LayerState& state = task.sequence->layers[static_cast<size_t>(next)];
+    for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
+      const Extent& extent = *use->extent;
+      if (extent.tier() != Tier::kDram || bytes >= wanted) continue;
+      const size_t first = views.size();
+      extent.append_views(shape_, extent.memory(), use->live_begin(), views);
+      size_t count = 0;
+      for (; count < extent.blocks().size() && bytes < wanted; ++count)
+        bytes += extent.blocks()[count].record_bytes;
+      views.resize(first + count);
+      group_ends.push_back(views.size());
+    }
+  }
+  std::vector<std::span<const BlockView>> groups;
+  size_t first = 0;
+  for (const size_t end : group_ends) {
+    groups.push_back(std::span(views).subspan(first, end - first));
+    first = end;
+  }
+  return backend_.read_ahead(is_step ? next : kOfWindow, shape_, groups).status();
+}
+
+void Attention::report(CacheStats& stats) const {
+  planner_.report(stats);
+  stats.host_read_bytes = read_bytes_.host;
+  stats.link_read_bytes = read_bytes_.link;
+  stats.ahead_read_bytes = read_bytes_.ahead;
+  stats.ahead_read_rate = ahead_.rate();
 }
 
 std::vector<Attention::Piece> Attention::cut(int layer,

@@ -10,10 +10,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
+#include "runtime/ahead_planner.h"
 #include "runtime/base/backend.h"
 #include "runtime/sequence.h"
 #include "runtime/share_planner.h"
@@ -47,7 +47,8 @@ class Attention {
   // budget allows it.
   static size_t scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max);
 
-  const SharePlanner& planner() const { return planner_; }
+  // Its part of the stats: who read what lies in DRAM.
+  void report(CacheStats& stats) const;
 
   // Errors: kIo and kDataLoss naming the sequence, and those of the backend.
   Status run(int layer, std::span<const AttentionTask> tasks);
@@ -67,17 +68,23 @@ class Attention {
     float* lse = nullptr;
   };
 
+  // Bytes of blocks in DRAM that steps read, by way.
+  struct ReadBytes {
+    uint64_t host = 0, link = 0, ahead = 0;
+  };
   // Blocks of one task, some of which the CPU may take.
   struct TaskBlocks {
     std::vector<BlockView> views;
-    std::vector<uint64_t>
-        shareable_bytes;  // 0: not in DRAM, or with parts that the CPU cannot read
+    std::vector<uint64_t> dram_bytes;  // of each; 0: not in DRAM, or read ahead
+    std::vector<bool> readable;        // by the CPU: all its parts are in DRAM
     std::vector<BlockView> host_views;
+    uint64_t ahead_bytes = 0;  // read ahead
   };
 
   Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager,
             MemoryBuffer scratch, double host_share)
       : planner_(host_share),
+        ahead_(shape.layers),
         shape_(shape),
         scale_(scale),
         backend_(backend),
@@ -86,9 +93,13 @@ class Attention {
 
   // All in one call of the engine.
   Status run_whole(int layer, std::span<const AttentionTask> tasks);
-  // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns the bytes that
-  // are left to the engine there; nullopt: the CPU gets none.
-  std::optional<uint64_t> share(std::vector<TaskBlocks>& blocks);
+  // All blocks of a task; what was read ahead is taken.
+  TaskBlocks blocks_of(const LayerState& state);
+  // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns their bytes.
+  uint64_t share(std::vector<TaskBlocks>& blocks);
+  // Has the engine bring blocks of the layer that comes next, the oldest first: for a step as the
+  // planner says, and for a window, which computes for long, as much as there is room for.
+  Status read_ahead(int layer, std::span<const AttentionTask> tasks, bool is_step);
   std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
   static void cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
                           int q_begin, int q_end, std::vector<Piece>& pieces);
@@ -113,6 +124,8 @@ class Attention {
   }
 
   SharePlanner planner_;
+  AheadPlanner ahead_;
+  ReadBytes read_bytes_;
   const KvShape shape_;
   const float scale_;
   Backend& backend_;

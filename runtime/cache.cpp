@@ -460,7 +460,7 @@ CacheStats CacheImpl::stats() const {
   stats.sequence_count = sequences_.size();
   stats.demoted_bytes = placement_.demoted_bytes();
   stats.quality = meter_.stats();
-  attention_->planner().report(stats);
+  attention_->report(stats);
   if (!tiers_.store) return stats;
   const BlockStoreStats store = tiers_.store->stats();
   stats.tier[static_cast<size_t>(Tier::kNvme)] = {

@@ -18,6 +18,11 @@ namespace {
 // Pinned at once: getting and giving back pinned memory is slow and stops the GPU.
 constexpr uint64_t kPinnedSlabBytes = uint64_t{64} << 20;
 
+// Read ahead, where options do not say: what a link moves while an H100 reads 1 GB of weights, and
+// of a small budget no more than this part.
+constexpr uint64_t kAheadBytes = uint64_t{32} << 20;
+constexpr uint64_t kAheadPart = 16;
+
 // The CPU that attends beside a GPU stays awake from layer to layer: a GPU has one done in less.
 constexpr int kHostAwakeUs = 2000;
 
@@ -53,7 +58,19 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
       std::make_unique<MemoryPool>(Tier::kHbm, options.hbm_bytes_max, std::move(hbm_source));
   VKV_TRY(tiers.hbm->charge(engine.work_bytes, "work memory of the kernels"));
 
-  // 2. DRAM as it is needed.
+  // 2. Of it, room to read ahead.
+  const uint64_t spare = options.hbm_bytes_max - least;
+  const uint64_t usual = std::min(kAheadBytes, spare / kAheadPart);
+  const uint64_t ahead_bytes =
+      (options.hbm_ahead_bytes == UINT64_MAX ? usual : options.hbm_ahead_bytes) / kExtentAlignment *
+      kExtentAlignment;
+  if (ahead_bytes > 0) {
+    VKV_TRY_ASSIGN(ahead, tiers.hbm->allocate(ahead_bytes, "blocks that are read ahead"));
+    tiers.ahead = std::move(ahead);
+    VKV_TRY(tiers.backend->give_ahead_room(tiers.ahead.bytes()));
+  }
+
+  // 3. DRAM as it is needed.
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
   VKV_TRY(tiers.dram->charge(engine.host_bytes, "the CPU's part of attention"));
   const uint64_t share = options.dram_bytes_max / 8 / kExtentAlignment * kExtentAlignment;

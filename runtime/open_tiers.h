@@ -18,6 +18,7 @@ struct Tiers {
   std::unique_ptr<MemoryPool> dram;    // on CUDA of tables, and of the slabs that `pinned` cuts
   std::unique_ptr<MemoryPool> hbm;     // nullptr on the CPU
   std::unique_ptr<MemoryPool> pinned;  // nullptr on the CPU
+  MemoryBuffer ahead;                  // in HBM, where the engine reads ahead
   std::unique_ptr<BlockStore> store;   // nullptr: no NVMe tier
 
   PlacementTiers placement(const CacheOptions& options) const {
@@ -26,7 +27,7 @@ struct Tiers {
             .host_pool = *dram,
             .pinned = pinned.get(),
             .store = store.get(),
-            .block_bytes_max = options.dram_block_bytes_max};
+            .block_bytes_max = hbm ? options.hbm_block_bytes_max : options.dram_block_bytes_max};
   }
 };
 

@@ -53,7 +53,7 @@ Result<std::shared_ptr<Extent>> Placement::admit(int layer, ExtentContent conten
   VKV_TRY(charged);
   extent->placement_ = this;
   add_resident(*extent);
-  while (store_ != nullptr && resident_bytes_ > block_bytes_max_)
+  while (can_demote() && resident_bytes_ > block_bytes_max_)
     VKV_TRY(demote(resident_bytes_ - block_bytes_max_));
   return extent;
 }

@@ -28,7 +28,7 @@ struct PlacementTiers {
   MemoryPool& host_pool;         // for tables; the same on the CPU
   MemoryPool* pinned = nullptr;  // DRAM that a GPU reads: takes what HBM cannot; nullptr: none
   BlockStore* store = nullptr;   // takes what DRAM cannot; nullptr: no NVMe tier
-  uint64_t block_bytes_max = 0;  // in the engine's memory, where there is a store
+  uint64_t block_bytes_max = 0;  // in the engine's memory, where there is a next tier
 };
 
 class Placement {

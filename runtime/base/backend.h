@@ -149,6 +149,14 @@ struct ShareTiming {
   double wait_seconds = 0;    // that it then waited for the CPU
 };
 
+// How Backend::read_ahead() went.
+struct AheadTiming {
+  int label = 0;  // as it was given
+  uint64_t byte_count = 0;
+  double copy_seconds = 0;  // of the copies
+  double free_seconds = 0;  // from when they could begin until attention wanted them
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -177,6 +185,23 @@ class Backend {
   }
   // Of calls that are done, oldest first. Does not wait.
   virtual std::optional<ShareTiming> next_share_timing() { return std::nullopt; }
+
+  // Such an engine may bring blocks of host memory into its own while it computes something else:
+  // those that the next attend may want, from the first on, as many as fit the room that it was
+  // given. They take the place of those before. Blocks of a group lie in one allocation; those that
+  // are adjacent come in one copy. Returns the bytes under way. Errors: kCuda.
+  virtual Status give_ahead_room(std::span<std::byte> /*device_memory*/) { return {}; }
+  virtual size_t ahead_room() const { return 0; }
+  virtual Result<uint64_t> read_ahead(int /*label*/, const KvShape&,
+                                      std::span<const std::span<const BlockView>> /*groups*/) {
+    return uint64_t{0};
+  }
+  // Has a block that was read ahead point to its copy, for the attend that comes next. Blocks are
+  // asked for in the order in which they were given. False: there is none, as after copy() and
+  // zero(), which may write what was copied from.
+  virtual bool take_ahead(BlockView&) { return false; }
+  // Of calls whose blocks were taken and that are done, oldest first. Does not wait.
+  virtual std::optional<AheadTiming> next_ahead_timing() { return std::nullopt; }
 
   // Merges partials of any number and from anywhere: what another engine computed too, as long as
   // this one can read it. Items are independent.

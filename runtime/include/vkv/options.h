@@ -125,6 +125,8 @@ struct CacheOptions {
   // Hard budgets. HBM, on CUDA alone and needed there: records, open tokens, means, headers, what a
   // call needs, and the kernels' work memory; all of it is taken at open.
   uint64_t hbm_bytes_max = 0;
+  // Of it, what encoded blocks may take; the rest goes to DRAM. Default: all that is left.
+  uint64_t hbm_block_bytes_max = UINT64_MAX;
   // DRAM counts records, open tokens, staging for reads, headers and block tables. On CUDA: tables,
   // and the pinned memory that records go to when HBM is full.
   uint64_t dram_bytes_max = uint64_t{4} << 30;
@@ -143,6 +145,11 @@ struct CacheOptions {
   // Slots of extent_bytes_max in DRAM for extents read ahead of the layer that needs them; 2..64,
   // 0: 16, or fewer where they would take more than an eighth of the DRAM budget.
   int prefetch_extents = 0;
+
+  // On CUDA: of the HBM budget, what is for blocks that are brought from DRAM ahead of the layer
+  // that needs them, while the weights before it are read: as much as the link moves in that time
+  // is used. 0: nothing is read ahead; UINT64_MAX: 32 MiB, or a sixteenth of a small budget.
+  uint64_t hbm_ahead_bytes = UINT64_MAX;
 
   // On CUDA: of what a decode step reads in DRAM, the fraction for the CPU, which attends beside
   // the GPU; the GPU reads the rest through its link. 0: none, and outputs do not depend on where

@@ -83,12 +83,15 @@ struct CacheStats {
   uint64_t prefetch_hit_count = 0;    // extents whose read had been issued before they were needed
   uint64_t prefetch_ready_count = 0;  // of them, already there when needed
   double nvme_wait_seconds = 0;       // time that attend stood still for a read
-  // On CUDA: what decode steps read in DRAM, by the CPU and by the GPU through its link, and how
-  // fast lately, in bytes a second. Of steps that both took part in.
+  // On CUDA: what decode steps read in DRAM: by the CPU, by the GPU through its link while it
+  // attends, and ahead of that. How fast lately, in bytes a second; the first two in calls that
+  // both took part in.
   uint64_t host_read_bytes = 0;
   uint64_t link_read_bytes = 0;
+  uint64_t ahead_read_bytes = 0;
   double host_read_rate = 0;
   double link_read_rate = 0;
+  double ahead_read_rate = 0;
   double attend_seconds = 0;
   double encode_seconds = 0;
   QualityStats quality;
