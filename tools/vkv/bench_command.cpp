@@ -57,7 +57,9 @@ constexpr const char* kDecodeAbout = R"(
 A decoder with random weights of a model's shapes, and a cache filled with random K and V, decodes
 one token a step:
   weights, K and V  bytes that a step has to read; of K and V all that is stored, tables included
-  bound             these bytes at the speed of a kernel that only reads, measured in the same run
+  bound             these bytes at the speed of a kernel that only reads, measured in the same run;
+                    what lies in DRAM comes through the link, while weights are read and then, and
+                    where the CPU attends too, by what it reached
   step              median, from the call until the logits are in host memory
   attention         append and attend in all layers, by CUDA events
   products          with weights, one behind another without what stands between; the rest is that
@@ -78,14 +80,7 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   number("--text-tokens", a.text_tokens, 0, 1 << 24, "Of them, text; the rest is visual");
   number("--steps", a.steps, 1, 1 << 20, "Steps; the median counts");
   number("--recent-tokens", a.recent_tokens, 16, 4096, "Newest tokens kept at 16 bit");
-  decode
-      ->add_option("--hbm-budget", a.hbm_budget,
-                   "GPU memory of the cache; what has no room lies in DRAM (default: enough)")
-      ->type_name("SIZE");
-  decode
-      ->add_option("--host-share", a.host_share,
-                   "Of what lies in DRAM, the fraction that the CPU attends to: 0 to 1, or auto")
-      ->capture_default_str();
+  add_hbm_flags(*decode, a.hbm, "");
   CLI::Option* preset = decode->add_option("--preset", a.preset, "Precision preset")
                             ->type_name("NAME")
                             ->capture_default_str();

@@ -10,8 +10,6 @@
 
 #include "kernels/gpu_devices.h"
 #include "tools/mllm/cuda/measure_decode.h"
-#include "tools/vkv/byte_size.h"
-#include "tools/vkv/host_share.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
@@ -77,15 +75,19 @@ void print(const BenchDecodeArguments& arguments, const std::string& device,
   if (measured.dram_bytes > 0) {
     fmt::print("  in DRAM {:8.3f} GB; the link reads {:.1f} GB/s (a kernel that only reads)\n",
                gb(measured.dram_bytes), measured.link_bytes_per_second * 1e-9);
-    const auto both = static_cast<double>(measured.host_read_bytes + measured.link_read_bytes);
-    if (both > 0)
-      fmt::print(
-          "          the CPU read {:.1f} % of that at {:.1f} GB/s, the GPU the rest at {:.1f}\n",
-          100 * static_cast<double>(measured.host_read_bytes) / both,
-          measured.host_read_rate * 1e-9, measured.link_read_rate * 1e-9);
+    const auto steps = static_cast<double>(arguments.steps);
+    const auto part = [&](const char* who, uint64_t bytes, double rate) {
+      if (bytes == 0) return;
+      fmt::print("    {:<21} {:8.3f} GB", who, static_cast<double>(bytes) / steps * 1e-9);
+      if (rate > 0) fmt::print(" at {:.1f} GB/s", rate * 1e-9);
+      fmt::print("\n");
+    };
+    part("copied ahead", measured.ahead_read_bytes, measured.ahead_read_rate);
+    part("by the GPU, attending", measured.link_read_bytes, measured.link_read_rate);
+    part("by the CPU", measured.host_read_bytes, measured.host_read_rate);
   }
   fmt::print("bound     {:8.3f} ms  (these bytes at {})\n", ms(measured.bound_seconds()),
-             measured.dram_bytes > 0 ? "the speeds of HBM and the link" : "that speed");
+             measured.dram_bytes > 0 ? "the speeds of HBM, the link and the CPU" : "that speed");
   fmt::print("step      {:8.3f} ms  {:.3f} of the bound (median of {}; slowest {:.3f} ms)\n",
              ms(measured.seconds), measured.seconds / measured.bound_seconds(), arguments.steps,
              ms(measured.seconds_max));
@@ -121,23 +123,16 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
                                                 arguments.text_tokens, arguments.tokens)};
   VKV_TRY_ASSIGN(policy, arguments.policy.empty() ? precision_preset(arguments.preset)
                                                   : policy_from(arguments.policy));
-  VKV_TRY_ASSIGN(share, parse_host_share(arguments.host_share));
-  uint64_t hbm_bytes = 0;
-  if (!arguments.hbm_budget.empty()) {
-    VKV_TRY_ASSIGN(bytes, parse_byte_size(arguments.hbm_budget));
-    hbm_bytes = bytes;
-  }
+  CacheOptions cache = {
+      .device = Device::kCuda, .precision = policy, .recent_tokens = arguments.recent_tokens};
+  VKV_TRY(apply(arguments.hbm, cache));
   VKV_TRY_ASSIGN(devices, list_gpu_devices());
   if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
   VKV_TRY_ASSIGN(measured, measure_decode({.text = shape->text,
                                            .token_count = arguments.tokens,
                                            .visual_count = arguments.tokens - arguments.text_tokens,
                                            .step_count = arguments.steps,
-                                           .cache = {.device = Device::kCuda,
-                                                     .precision = policy,
-                                                     .recent_tokens = arguments.recent_tokens,
-                                                     .hbm_bytes_max = hbm_bytes,
-                                                     .host_share = share}}));
+                                           .cache = cache}));
   if (!arguments.json) {
     print(arguments, devices.front().name, measured);
     return {};
@@ -154,6 +149,8 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
                                {"hbm_bytes_used", measured.hbm_bytes},
                                {"dram_kv_bytes", measured.dram_bytes},
                                {"link_gb_s", measured.link_bytes_per_second * 1e-9},
+                               {"ahead_read_bytes", measured.ahead_read_bytes},
+                               {"ahead_read_gb_s", measured.ahead_read_rate * 1e-9},
                                {"host_read_bytes", measured.host_read_bytes},
                                {"host_read_gb_s", measured.host_read_rate * 1e-9},
                                {"link_read_bytes", measured.link_read_bytes},

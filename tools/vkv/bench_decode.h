@@ -9,6 +9,7 @@
 
 #include <string>
 
+#include "tools/vkv/hbm_arguments.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -22,8 +23,7 @@ struct BenchDecodeArguments {
   std::string policy;  // name, codec pair or file; empty: the preset
   std::string device = "cuda";
   int recent_tokens = 128;
-  std::string hbm_budget;        // of the cache; empty: enough for all
-  std::string host_share = "0";  // to 1, or "auto"
+  HbmArguments hbm;  // no budget: enough for all
   bool json = false;
 };
 

@@ -12,7 +12,6 @@
 #include <filesystem>
 
 #include "tools/vkv/byte_size.h"
-#include "tools/vkv/host_share.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
@@ -114,23 +113,11 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
       ->type_name("TIER")
       ->capture_default_str()
       ->group(group);
-  command
-      .add_option("--hbm-budget", a.hbm_budget,
-                  "With --device cuda: GPU memory that the KV cache takes, all of it at once")
-      ->type_name("SIZE")
-      ->capture_default_str()
-      ->group(group);
+  add_hbm_flags(command, a.hbm, group);
   command
       .add_option("--dram-budget", a.dram_budget,
                   "Memory that the KV cache may take; with --device cuda what HBM has no room for")
       ->type_name("SIZE")
-      ->capture_default_str()
-      ->group(group);
-  command
-      .add_option("--host-share", a.host_share,
-                  "With --device cuda: of what a step reads in DRAM, the fraction that the CPU "
-                  "attends to beside the GPU: 0 to 1, or auto, by measured times (then the last "
-                  "bits of outputs differ from run to run)")
       ->capture_default_str()
       ->group(group);
   command
@@ -318,9 +305,7 @@ Result<SessionOptions> session_options(const RunArguments& a) {
   if (a.device == "cuda") {
     options.cache.device = Device::kCuda;
     options.cache.device_index = a.device_index;
-    VKV_TRY(size("--hbm-budget", a.hbm_budget, options.cache.hbm_bytes_max));
-    VKV_TRY_ASSIGN(share, parse_host_share(a.host_share));
-    options.cache.host_share = share;
+    VKV_TRY(apply(a.hbm, options.cache));
   }
   VKV_TRY(size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
   VKV_TRY(size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tools/mllm/sampler.h"
+#include "tools/vkv/hbm_arguments.h"
 #include "tools/vkv/jobs.h"
 #include "tools/vkv/progress.h"
 #include "tools/vkv/session.h"
@@ -39,12 +40,11 @@ struct RunArguments {
   std::string quality_action = "warn";
   std::string device = "cpu";
   int device_index = 0;
-  std::string hbm_budget = "4G";
+  HbmArguments hbm = {.budget = "4G"};
   std::string dram_budget = "4G";
-  std::string host_share = "0";  // to 1, or "auto"
-  std::string dram_blocks;       // empty: all of the DRAM budget
-  std::string nvme_budget;       // empty: no NVMe tier
-  std::string store;             // empty: default_store_path()
+  std::string dram_blocks;  // empty: all of the DRAM budget
+  std::string nvme_budget;  // empty: no NVMe tier
+  std::string store;        // empty: default_store_path()
   bool keep_store = false;
   std::string io = "auto";
   int threads = 0;

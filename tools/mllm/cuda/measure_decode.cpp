@@ -220,6 +220,8 @@ Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options
   result.dram_bytes = used.demoted_bytes;
   result.host_read_bytes = used.host_read_bytes - before.host_read_bytes;
   result.link_read_bytes = used.link_read_bytes - before.link_read_bytes;
+  result.ahead_read_bytes = used.ahead_read_bytes - before.ahead_read_bytes;
+  result.ahead_read_rate = used.ahead_read_rate;
   result.host_read_rate = used.host_read_rate;
   result.link_read_rate = used.link_read_rate;
   if (result.dram_bytes > 0) {

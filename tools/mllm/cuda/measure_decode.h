@@ -28,9 +28,11 @@ struct DecodeMeasurement {
   double read_bytes_per_second = 0;
   uint64_t dram_bytes = 0;  // of K and V, in DRAM
   double link_bytes_per_second = 0;
-  // Of the steps, what the CPU and the GPU read of that, and how fast (CacheStats).
+  // Of the steps, who read of that, and how fast (CacheStats).
   uint64_t host_read_bytes = 0;
   uint64_t link_read_bytes = 0;
+  uint64_t ahead_read_bytes = 0;
+  double ahead_read_rate = 0;
   double host_read_rate = 0;
   double link_read_rate = 0;
   double seconds = 0;        // with the logits on the host
@@ -40,12 +42,14 @@ struct DecodeMeasurement {
   double products_seconds = 0;   // with weights, alone, one behind another
   double cublas_seconds = 0;     // the same by cuBLASLt
 
-  // What lies in DRAM comes through the link while the weights are read, and after that.
+  // What lies in HBM at its speed; meanwhile the link brings what lies in DRAM, and the rest of
+  // that is read by the link and the CPU together.
   double bound_seconds() const {
     const double hbm_seconds =
         static_cast<double>(weight_bytes + kv_bytes - dram_bytes) / read_bytes_per_second;
     if (dram_bytes == 0) return hbm_seconds;
-    return std::max(hbm_seconds, static_cast<double>(dram_bytes) / link_bytes_per_second);
+    const double rest = static_cast<double>(dram_bytes) - hbm_seconds * link_bytes_per_second;
+    return hbm_seconds + std::max(0.0, rest) / (link_bytes_per_second + host_read_rate);
   }
 };
 
