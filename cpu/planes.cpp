@@ -46,11 +46,14 @@ inline float make_row_planes(const float* q, int channels, const float* scale, f
   const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
   const Floats shift = all(kRoundingShift + 32768.0f);
   Floats rest_sum = {};
-  for (int c = 0; c < channels; c += kLanes) {
-    const Floats scaled = load<Floats>(q + c) * load<Floats>(scale + c);
-    const Floats shifted = scaled * inverse + shift;  // its low 16 bits are steps + 32768
-    rest_sum += scaled - (shifted - shift) * step;
-    store_planes(bits_of(shifted), high + c, low + c);
+  for (int c = 0; c < channels; c += 2 * kLanes) {
+    Floats shifted[2];  // its low 16 bits are steps + 32768
+    for (int i = 0; i < 2; ++i) {
+      const Floats scaled = load<Floats>(q + c + i * kLanes) * load<Floats>(scale + c + i * kLanes);
+      shifted[i] = scaled * inverse + shift;
+      rest_sum += scaled - (shifted[i] - shift) * step;
+    }
+    store_planes(bits_of(shifted[0]), bits_of(shifted[1]), /*low_flip=*/0, high + c, low + c);
   }
   return sum_of_lanes(rest_sum);
 }

@@ -64,7 +64,8 @@ struct QueryPlanes {
   Ahead* ahead;     // stepped a row
 };
 
-// One tile's softmax weights, each relative to exp(max of the row).
+// One tile's softmax weights 2^(score - max of the row): scores and maxima are in logarithms of base
+// two, that is multiplied by log2(e) with all else that scales them.
 struct TileWeights {
   int rows;
   const int* visible;  // [rows]: the row sees the tile's first tokens, this many
