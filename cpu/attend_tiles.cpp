@@ -182,8 +182,8 @@ Status can_run(TileEngine engine) {
                                           "; oneDNN finds " + std::string(unit.name));
   };
   if (!unit.has_avx2 || !cpu_has_avx2()) return lacks("a CPU with AVX2, FMA and F16C");
-  if (engine != TileEngine::kOnednn && !(use_avx512(unit) && cpu_has_bf16()))
-    return lacks("a CPU with AVX-512 and bf16");
+  if (engine != TileEngine::kOnednn && !(use_avx512(unit) && cpu_has_bf16() && cpu_has_gfni()))
+    return lacks("a CPU with AVX-512, bf16 and GFNI");
   if (engine == TileEngine::kAmx && !amx_can_run())
     return lacks("a CPU with AMX for bytes and bf16, and a system that lets it be used");
   return {};

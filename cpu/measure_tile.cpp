@@ -51,8 +51,8 @@ struct TileMemory {
         row_values(room(rows), 1.0f),
         doubles(256, 0.5),
         betas(room(rows)),
-        planes(room(2 * rows + 1) * 256 + 64, 1),
-        sums(room(2 * rows + 1) * 256, 1000),
+        planes(room(2 * rows) * 256 + 64, 1),
+        sums(room(2 * rows) * 256, 1000),
         visible(room(rows), kTileTokens) {
     std::mt19937 random(1);
     for (std::byte& byte : record) byte = static_cast<std::byte>(random());
@@ -85,11 +85,11 @@ Status measure_codes(TileWorker& worker, TileEngine engine, const TileFunctions&
   Status status;
   const auto both = [&] {
     status = worker.products->multiply_codes(
-        k, Rows<const uint8_t>{m.planes.data(), 2 * rows + 1, m.channels},
-        Rows<int32_t>{m.sums.data(), 2 * rows + 1, kTileTokens});
+        k, {m.planes.data(), 2 * rows, m.channels, /*is_signed=*/true},
+        Rows<int32_t>{m.sums.data(), 2 * rows, kTileTokens});
     if (!status.ok()) return;
     status = worker.products->multiply_codes(
-        v, Rows<const uint8_t>{m.planes.data(), 2 * rows, kTileTokens},
+        v, {m.planes.data(), 2 * rows, kTileTokens, /*is_signed=*/false},
         Rows<int32_t>{m.sums.data(), 2 * rows, m.channels});
   };
   ns.products = nanoseconds(both);

@@ -1,13 +1,13 @@
 // planes.cpp: fp32 rows -> two planes of unsigned bytes, and their products back to fp32.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Integer micro-kernels want A as unsigned bytes and B as signed ones. A row x of q * s becomes
-// u = round(x / step) + 32768 in 16 bits, so that with codes c
+// A row x of q * s becomes n = round(x / step) in two signed bytes, n = 256 high + low: the low
+// byte of n, and the high byte of n + 128. So with codes c
 //
-//   sum x c = step * (256 * sum high(u) c + sum low(u) c - 32768 * sum c),
+//   sum x c = step * (256 * sum high c + sum low c).
 //
-// where a third plane of ones gives sum c. What rounding took off x meets the middle of the codes'
-// range through beta: its product with the mean code would shift all scores of a block alike.
+// What rounding took off x meets the middle of the codes' range through beta: its product with the
+// mean code would shift all scores of a block alike.
 #include "cpu/planes.h"
 
 #include "cpu/ahead.h"
@@ -44,16 +44,17 @@ inline float make_row_planes(const float* q, int channels, const float* scale, f
                              uint8_t* high, uint8_t* low) {
   // A row so small that its step is subnormal has no score to speak of, and no inverse.
   const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
-  const Floats shift = all(kRoundingShift + 32768.0f);
+  const Floats shift = all(kRoundingShift + 128.0f);
+  constexpr int kLowFlip = 0x80;  // takes the 128 off the low byte
   Floats rest_sum = {};
   for (int c = 0; c < channels; c += 2 * kLanes) {
-    Floats shifted[2];  // its low 16 bits are steps + 32768
+    Floats shifted[2];  // its low 16 bits are n + 128
     for (int i = 0; i < 2; ++i) {
       const Floats scaled = load<Floats>(q + c + i * kLanes) * load<Floats>(scale + c + i * kLanes);
       shifted[i] = scaled * inverse + shift;
       rest_sum += scaled - (shifted[i] - shift) * step;
     }
-    store_planes(bits_of(shifted[0]), bits_of(shifted[1]), /*low_flip=*/0, high + c, low + c);
+    store_planes(bits_of(shifted[0]), bits_of(shifted[1]), kLowFlip, high + c, low + c);
   }
   return sum_of_lanes(rest_sum);
 }
@@ -94,8 +95,6 @@ void make_query_planes(const float* q, const double* wide_q, int rows, int chann
     planes.beta[row] = dot_of(wide_q + static_cast<size_t>(row) * channels, zero, channels) +
                        double{code_middle} * double{rest};
   }
-  std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
-              static_cast<size_t>(channels));
 }
 
 void scale_queries(const float* q, const double* wide_q, int rows, int channels, const float* scale,
@@ -108,19 +107,31 @@ void scale_queries(const float* q, const double* wide_q, int rows, int channels,
   }
 }
 
+void make_unsigned(const uint8_t* bytes, size_t count, uint8_t* target) {
+  for (size_t i = 0; i < count; i += sizeof(Words8))
+    store(target + i, load<Words8>(bytes + i) ^ 0x80808080u);
+}
+
+void subtract_code_sums(const int32_t* products, const int32_t* code_sums, int row_count,
+                        int row_stride, int n, int32_t* target, int target_stride) {
+  for (int row = 0; row < row_count; ++row) {
+    const int32_t* const source = products + static_cast<size_t>(row) * row_stride;
+    int32_t* const to = target + static_cast<size_t>(row) * target_stride;
+    for (int i = 0; i < n; i += kLanes)
+      store(to + i, load<Ints>(source + i) - load<Ints>(code_sums + i) * 128);
+  }
+}
+
 void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
                         float factor, float* scores) {
-  const int32_t* code_sums = products + static_cast<size_t>(2 * rows) * kTileTokens;
   for (int row = 0; row < rows; ++row) {
     const int32_t* high = products + static_cast<size_t>(row) * kTileTokens;
     const int32_t* low = products + static_cast<size_t>(rows + row) * kTileTokens;
     float* target = scores + static_cast<size_t>(row) * kTileTokens;
     const float gain = step[row] * factor;
-    for (int t = 0; t < tokens; t += kLanes) {
-      // (high - 128 * ones) * 256 + low: the difference is below 2^23, so nothing overflows.
-      const Ints centred = load<Ints>(high + t) - load<Ints>(code_sums + t) * 128;
-      store(target + t, to_floats(centred * 256 + load<Ints>(low + t)) * gain);
-    }
+    // The sum is below 2^15 * 2^8 * 2^8 channels: nothing overflows.
+    for (int t = 0; t < tokens; t += kLanes)
+      store(target + t, to_floats(load<Ints>(high + t) * 256 + load<Ints>(low + t)) * gain);
   }
 }
 

@@ -93,7 +93,7 @@ void TileAttention::begin(const AttendTask& task) {
 
   const size_t width = static_cast<size_t>(channels);
   const size_t row_room = static_cast<size_t>(round_up(rows, kRowRoom));
-  const size_t plane_room = static_cast<size_t>(round_up(2 * rows + 1, kRowRoom));
+  const size_t plane_room = static_cast<size_t>(round_up(2 * rows, kRowRoom));
   grow(q_.values, row_room * width);
   q_.has_wide = rotated_q_.has_wide = has_rotated_q_ = false;
   grow(scaled_q_, row_room * width);
@@ -322,8 +322,8 @@ Status TileAttention::score_codes(Codec codec, const CodeTile& tile, float facto
     return {};
   }
   VKV_TRY(products_.multiply_codes(tile,
-                                   Rows<const uint8_t>{q_planes_.data(), 2 * rows_ + 1, channels_},
-                                   Rows<int32_t>{sums_.data(), 2 * rows_ + 1, kTileTokens}));
+                                   {q_planes_.data(), 2 * rows_, channels_, /*is_signed=*/true},
+                                   Rows<int32_t>{sums_.data(), 2 * rows_, kTileTokens}));
   functions_.scores_from_planes(sums_.data(), rows_, tokens, q_step_.data(), factor,
                                 scores_.data());
   return {};
@@ -368,7 +368,7 @@ Status TileAttention::add_code_values(const CodeTile& tile, bool bytes) {
     return {};
   }
   VKV_TRY(products_.multiply_codes(
-      tile, Rows<const uint8_t>{weight_planes_.data(), 2 * rows_, kTileTokens},
+      tile, {weight_planes_.data(), 2 * rows_, kTileTokens, /*is_signed=*/false},
       Rows<int32_t>{sums_.data(), 2 * rows_, channels_}));
   functions_.add_plane_products(sums_.data(), output(value_scale_.data(), byte_zero_.data()));
   return {};
