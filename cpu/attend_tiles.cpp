@@ -168,6 +168,8 @@ std::string_view name(TileEngine engine) {
   switch (engine) {
     case TileEngine::kAmx:
       return "amx";
+    case TileEngine::kVnni:
+      return "vnni";
     case TileEngine::kAmxEmulated:
       return "amx-emulated";
     default:
@@ -182,7 +184,10 @@ Status can_run(TileEngine engine) {
                                           "; oneDNN finds " + std::string(unit.name));
   };
   if (!unit.has_avx2 || !cpu_has_avx2()) return lacks("a CPU with AVX2, FMA and F16C");
-  if (engine != TileEngine::kOnednn && !(use_avx512(unit) && cpu_has_bf16() && cpu_has_gfni()))
+  if (engine == TileEngine::kVnni && !(use_avx512(unit) && cpu_has_vnni() && cpu_has_gfni()))
+    return lacks("a CPU with AVX-512 VNNI and GFNI");
+  const bool has_tiles = engine == TileEngine::kAmx || engine == TileEngine::kAmxEmulated;
+  if (has_tiles && !(use_avx512(unit) && cpu_has_bf16() && cpu_has_gfni()))
     return lacks("a CPU with AVX-512, bf16 and GFNI");
   if (engine == TileEngine::kAmx && !amx_can_run())
     return lacks("a CPU with AMX for bytes and bf16, and a system that lets it be used");

@@ -15,14 +15,15 @@ namespace vkv {
 enum class TileEngine : uint8_t {
   kOnednn,       // oneDNN's micro-kernels over panels; ONEDNN_MAX_CPU_ISA lowers what they use
   kAmx,          // own kernels in AMX tiles
+  kVnni,         // own kernels in registers, by AVX-512 VNNI
   kAmxEmulated,  // the same with tiles by plain loops: slow, to be tested where there is no AMX
 };
 
 // The best first.
-inline constexpr TileEngine kTileEngines[] = {TileEngine::kAmx, TileEngine::kOnednn,
-                                              TileEngine::kAmxEmulated};
+inline constexpr TileEngine kTileEngines[] = {TileEngine::kAmx, TileEngine::kVnni,
+                                              TileEngine::kOnednn, TileEngine::kAmxEmulated};
 
-std::string_view name(TileEngine engine);  // "onednn", "amx", "amx-emulated"
+std::string_view name(TileEngine engine);  // "onednn", "amx", "vnni", "amx-emulated"
 
 // Errors: kUnsupported, naming what the CPU lacks.
 Status can_run(TileEngine engine);

@@ -5,6 +5,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/products_amx.h"
 #include "cpu/products_onednn.h"
+#include "cpu/products_vnni.h"
 
 namespace vkv {
 namespace {
@@ -13,6 +14,7 @@ std::unique_ptr<TileProducts> make_products(TileEngine engine, const MatrixUnit&
                                             BrgemmCache& kernels) {
   const TileFunctions& functions = tile_functions_for(unit);
   if (engine == TileEngine::kOnednn) return std::make_unique<OnednnProducts>(functions, kernels);
+  if (engine == TileEngine::kVnni) return std::make_unique<VnniProducts>(functions, kernels);
   const AmxFunctions& tiles =
       engine == TileEngine::kAmx ? amx::amx_functions() : amx_emulated::amx_functions();
   return std::make_unique<AmxProducts>(tiles, functions, kernels);
