@@ -115,12 +115,13 @@ double attending_ns(const AttendItem& item) {
 
 class TileBackend final : public ArenaBackend {
  public:
-  TileBackend(int threads, int awake_us, TileEngine engine, const MatrixUnit& unit)
+  // engines: as in make_products().
+  TileBackend(int threads, int awake_us, std::vector<TileEngine> engines, const MatrixUnit& unit)
       : ArenaBackend(threads, awake_us, strip_functions_for(unit)),
+        engines_(std::move(engines)),
         unit_(unit),
-        name_("cpu-" + std::string(vkv::name(engine)) + " (" + std::string(unit.name) + ")"),
-        workers_([this, engine] { return std::make_unique<TileWorker>(engine, unit_, kernels_); }) {
-  }
+        name_("cpu-" + std::string(vkv::name(engines_[0])) + " (" + std::string(unit.name) + ")"),
+        workers_([this] { return std::make_unique<TileWorker>(engines_, unit_, kernels_); }) {}
 
   std::string_view name() const override { return name_; }
 
@@ -155,6 +156,7 @@ class TileBackend final : public ArenaBackend {
   }
 
  private:
+  const std::vector<TileEngine> engines_;
   const MatrixUnit unit_;
   const std::string name_;
   BrgemmCache kernels_;
@@ -196,7 +198,41 @@ Status can_run(TileEngine engine) {
 
 Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us) {
   VKV_TRY(can_run(engine));
-  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, engine, matrix_unit()));
+  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, {engine}, matrix_unit()));
+}
+
+std::vector<TileEngine> contenders() {
+  std::vector<TileEngine> engines;
+  const MatrixUnit unit = matrix_unit();
+  for (const TileEngine engine : kTileEngines) {
+    if (engine == TileEngine::kAmxEmulated || !can_run(engine).ok()) continue;
+    if (!engines.empty() && !exact_8_bit(engine, unit)) continue;
+    engines.push_back(engine);
+    if (engines.size() == 2) break;
+  }
+  return engines;
+}
+
+std::vector<ContestResult> contest_results() {
+  const std::vector<TileEngine> engines = contenders();
+  std::vector<ContestResult> results;
+  if (engines.size() < 2) return results;
+  BrgemmCache kernels;
+  const MatrixUnit unit = matrix_unit();
+  const auto products = [&](size_t i) {
+    return make_products(std::span(engines).subspan(i, 1), unit, kernels);
+  };
+  const std::unique_ptr<TileProducts> first = products(0), second = products(1);
+  for (const int rows : kContestRows)
+    for (const int bits : kContestBits)
+      results.push_back({bits, rows, engines[contest_table().winner(bits, rows, *first, *second)]});
+  first->release();
+  second->release();
+  return results;
+}
+
+std::unique_ptr<Backend> make_contested_backend(int threads, int awake_us) {
+  return std::make_unique<TileBackend>(threads, awake_us, contenders(), matrix_unit());
 }
 
 }  // namespace vkv

@@ -181,7 +181,7 @@ Result<TileParts> measure_tile_parts(TileEngine engine, Codec codec, int rows, i
   const MatrixUnit unit = matrix_unit();
   const TileFunctions& functions = tile_functions_for(unit);
   BrgemmCache kernels;
-  TileWorker worker(engine, unit, kernels);
+  TileWorker worker({&engine, 1}, unit, kernels);
   TileMemory m(codec, rows, head_dim);
   TileParts ns;
   if (is_16_bit(codec)) {
