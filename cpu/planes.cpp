@@ -25,38 +25,64 @@ inline double dot_of(const double* a, const double* b, int channels) {
   return sum_of_lanes(even + odd);
 }
 
-// The largest |q * scale| of a row. Bits of non-negative floats compare like the floats, and those
-// of NaN are the largest, so NaN gets through.
-inline float row_magnitude(const float* q, int channels, const float* scale) {
-  Ints largest = {};
-  for (int c = 0; c < channels; c += kLanes) {
-    const Ints bits = bits_of(load<Floats>(q + c) * load<Floats>(scale + c));
-    largest = max_of(bits & 0x7fffffff, largest);
-  }
-  const int32_t bits = max_of_lanes(largest);
-  float magnitude;
-  std::memcpy(&magnitude, &bits, sizeof(magnitude));
-  return magnitude;
+inline Floats scaled_at(const float* q, const float* scale, int c) {
+  return load<Floats>(q + c) * load<Floats>(scale + c);
 }
 
-// Writes a row's planes; returns what rounding took off q * scale, summed over the channels.
-inline float make_row_planes(const float* q, int channels, const float* scale, float step,
-                             uint8_t* high, uint8_t* low) {
-  // A row so small that its step is subnormal has no score to speak of, and no inverse.
-  const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
+// Some rows side by side: they share the loads of scales and zeros, and none waits for the end of
+// its own sums.
+constexpr int kTogether = 4;
+
+template <int kRows>
+void make_some_planes(const float* q, const double* wide_q, int first, int rows, int channels,
+                      const float* scale, const double* zero, float code_middle,
+                      const QueryPlanes& planes) {
+  const size_t at = static_cast<size_t>(first) * channels;
+  // 1. The largest |q * scale|. Bits of non-negative floats compare like the floats, and those of
+  // NaN are the largest, so NaN gets through.
+  Ints largest[kRows] = {};
+  for (int c = 0; c < channels; c += kLanes)
+    for (int i = 0; i < kRows; ++i)
+      largest[i] =
+          max_of(bits_of(scaled_at(q + at + i * channels, scale, c)) & 0x7fffffff, largest[i]);
+  float inverse[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    const int32_t bits = max_of_lanes(largest[i]);
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof(magnitude));
+    const float step = magnitude / kQuerySteps;
+    planes.step[first + i] = step;
+    // A row so small that its step is subnormal has no score to speak of, and no inverse.
+    inverse[i] = step < 0x1p-126f ? 0.0f : 1.0f / step;
+  }
+  // 2. Planes, and what rounding took off q * scale.
+  uint8_t* const high = planes.planes + at;
+  uint8_t* const low = high + static_cast<size_t>(rows) * channels;
   const Floats shift = all(kRoundingShift + 128.0f);
   constexpr int kLowFlip = 0x80;  // takes the 128 off the low byte
-  Floats rest_sum = {};
-  for (int c = 0; c < channels; c += 2 * kLanes) {
-    Floats shifted[2];  // its low 16 bits are n + 128
-    for (int i = 0; i < 2; ++i) {
-      const Floats scaled = load<Floats>(q + c + i * kLanes) * load<Floats>(scale + c + i * kLanes);
-      shifted[i] = scaled * inverse + shift;
-      rest_sum += scaled - (shifted[i] - shift) * step;
+  Floats rest[kRows] = {};
+  for (int c = 0; c < channels; c += 2 * kLanes)
+    for (int i = 0; i < kRows; ++i) {
+      Floats shifted[2];  // its low 16 bits are n + 128
+      for (int half = 0; half < 2; ++half) {
+        const Floats scaled = scaled_at(q + at + i * channels, scale, c + half * kLanes);
+        shifted[half] = scaled * inverse[i] + shift;
+        rest[i] += scaled - (shifted[half] - shift) * planes.step[first + i];
+      }
+      store_planes(bits_of(shifted[0]), bits_of(shifted[1]), kLowFlip, high + i * channels + c,
+                   low + i * channels + c);
     }
-    store_planes(bits_of(shifted[0]), bits_of(shifted[1]), kLowFlip, high + c, low + c);
-  }
-  return sum_of_lanes(rest_sum);
+  // 3. What codes do not see.
+  Doubles even[kRows] = {}, odd[kRows] = {};
+  for (int c = 0; c < channels; c += kLanes)
+    for (int i = 0; i < kRows; ++i) {
+      const double* const row = wide_q + at + i * channels + c;
+      even[i] += load<Doubles>(row) * load<Doubles>(zero + c);
+      odd[i] += load<Doubles>(row + 8) * load<Doubles>(zero + c + 8);
+    }
+  for (int i = 0; i < kRows; ++i)
+    planes.beta[first + i] =
+        sum_of_lanes(even[i] + odd[i]) + double{code_middle} * double{sum_of_lanes(rest[i])};
 }
 
 // out = keep * out + gain * (scale * product) + shift * zero over one row.
@@ -82,18 +108,14 @@ inline void add_row(const Product& product, int row, float gain, float shift,
 void make_query_planes(const float* q, const double* wide_q, int rows, int channels,
                        const float* scale, const double* zero, float code_middle,
                        const QueryPlanes& planes) {
-  // In two passes, so that the second does not wait for each row's maximum.
-  for (int row = 0; row < rows; ++row)
-    planes.step[row] =
-        row_magnitude(q + static_cast<size_t>(row) * channels, channels, scale) / kQuerySteps;
-  for (int row = 0; row < rows; ++row) {
-    step(planes.ahead);
-    const float* source = q + static_cast<size_t>(row) * channels;
-    const float rest = make_row_planes(source, channels, scale, planes.step[row],
-                                       planes.planes + static_cast<size_t>(row) * channels,
-                                       planes.planes + static_cast<size_t>(rows + row) * channels);
-    planes.beta[row] = dot_of(wide_q + static_cast<size_t>(row) * channels, zero, channels) +
-                       double{code_middle} * double{rest};
+  for (int row = 0; row < rows; row += kTogether) {
+    const int left = rows - row;
+    for (int i = 0; i < left && i < kTogether; ++i) step(planes.ahead);
+    const auto make = left == 1   ? make_some_planes<1>
+                      : left == 2 ? make_some_planes<2>
+                      : left == 3 ? make_some_planes<3>
+                                  : make_some_planes<kTogether>;
+    make(q, wide_q, row, rows, channels, scale, zero, code_middle, planes);
   }
 }
 
