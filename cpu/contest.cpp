@@ -83,8 +83,12 @@ int ContestTable::winner(int bits, int rows, TileProducts& first, TileProducts& 
 
 Status ContestedProducts::multiply_codes(const CodeTile& tile, const ByteRows& rows,
                                          const Rows<int32_t>& products) {
-  const bool second = table_.winner(tile.bits, rows.count / 2, *first_, *second_) == 1;
-  return (second ? *second_ : *first_).multiply_codes(tile, rows, products);
+  if (tile.bits != known_bits_ || rows.count != known_rows_) {
+    known_winner_ = table_.winner(tile.bits, rows.count / 2, *first_, *second_);
+    known_bits_ = tile.bits;
+    known_rows_ = rows.count;
+  }
+  return (known_winner_ == 1 ? *second_ : *first_).multiply_codes(tile, rows, products);
 }
 
 Status ContestedProducts::multiply_codes(const CodeTile& tile, const Rows<const float>& rows,

@@ -56,6 +56,8 @@ class ContestedProducts final : public TileProducts {
  private:
   const std::unique_ptr<TileProducts> first_, second_;
   ContestTable& table_;
+  // The last answer of the table, since tile after tile asks the same.
+  int known_bits_ = 0, known_rows_ = 0, known_winner_ = 0;
 };
 
 }  // namespace vkv
