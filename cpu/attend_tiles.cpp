@@ -6,6 +6,7 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -92,16 +93,27 @@ Work cut(std::span<const AttendItem> items, float* partials) {
   return work;
 }
 
-// A thread takes neighbouring tasks together where they are short: their bytes lie side by side,
-// and while one is computed the next one's are asked for.
-size_t tasks_together(const Work& work, int threads) {
-  constexpr size_t kRoundsMin = 8;  // of all threads
-  size_t blocks = 0;
-  for (const AttendTask& task : work.tasks) blocks += task.blocks.size() + 1;
-  const size_t mean_blocks = std::max<size_t>(1, blocks / std::max<size_t>(1, work.tasks.size()));
-  const size_t wanted = std::max<size_t>(1, kTaskBlocks / mean_blocks);
-  return std::clamp<size_t>(work.tasks.size() / (kRoundsMin * static_cast<size_t>(threads)), 1,
-                            wanted);
+// Tasks [next, end) of one thread: neighbours, whose bytes lie side by side, so that while one is
+// computed the next one's are asked for. Threads that are done take from the ranges of others.
+struct alignas(64) TaskRange {
+  std::atomic<size_t> next{0};
+  size_t end = 0;
+};
+
+// In about equal numbers of blocks.
+std::vector<TaskRange> ranges_of(const std::vector<AttendTask>& tasks, size_t range_count) {
+  const auto weight = [](const AttendTask& task) { return task.blocks.size() + 1; };
+  size_t total = 0;
+  for (const AttendTask& task : tasks) total += weight(task);
+  std::vector<TaskRange> ranges(range_count);
+  size_t task = 0, sum = 0;
+  for (size_t i = 0; i < range_count; ++i) {
+    ranges[i].next = task;
+    for (; task < tasks.size() && sum * range_count < total * (i + 1); ++task)
+      sum += weight(tasks[task]);
+    ranges[i].end = task;
+  }
+  return ranges;
 }
 
 // Measured on one Zen 4 core: unpacking takes some 0.05 ns a value of K and V, and each row of
@@ -138,24 +150,44 @@ class TileBackend final : public ArenaBackend {
     if (partials.size() < partial_values) partials.resize(partial_values);
     const Work work = cut(items, partials.data());
     return in_arena([&]() -> Status {
-      const size_t together = tasks_together(work, tbb::this_task_arena::max_concurrency());
-      const size_t count = work.tasks.size();
-      const auto attend_some = [&](size_t i) {
-        TileAttention& attention = workers_.local()->attention;
-        const size_t end = std::min(count, (i + 1) * together);
-        Status status;
-        for (size_t task = i * together; task < end && status.ok(); ++task)
-          status =
-              attention.attend(work.tasks[task], task + 1 < end ? &work.tasks[task + 1] : nullptr);
-        return status;
-      };
-      VKV_TRY(parallel_status((count + together - 1) / together, work_ns, attend_some));
+      VKV_TRY(attend_tasks(work.tasks, work_ns));
       merge_partials(work.merges);
       return {};
     });
   }
 
  private:
+  // Errors: the first task's that failed.
+  Status attend_tasks(const std::vector<AttendTask>& tasks, double work_ns) {
+    const size_t slots =
+        std::min(tasks.size(), static_cast<size_t>(tbb::this_task_arena::max_concurrency()));
+    std::vector<TaskRange> ranges = ranges_of(tasks, slots);
+    struct Failure {
+      size_t task = 0;
+      Status status;
+    };
+    std::vector<Failure> failures(slots);
+    parallel_tasks(slots, work_ns, [&](size_t slot) {
+      TileWorker& worker = *workers_.local();
+      for (size_t i = 0; i < slots; ++i) {
+        TaskRange& range = ranges[(slot + i) % slots];
+        for (size_t task; (task = range.next.fetch_add(1)) < range.end;) {
+          const AttendTask* const next = task + 1 < range.end ? &tasks[task + 1] : nullptr;
+          Status status = worker.attention.attend(tasks[task], next);
+          Failure& failure = failures[slot];
+          if (!status.ok() && (failure.status.ok() || task < failure.task))
+            failure = {task, std::move(status)};
+        }
+      }
+      worker.products->release();  // the task that was expected may have gone to another thread
+    });
+    const Failure* first = nullptr;
+    for (const Failure& failure : failures)
+      if (!failure.status.ok() && (first == nullptr || failure.task < first->task))
+        first = &failure;
+    return first == nullptr ? Status() : first->status;
+  }
+
   const std::vector<TileEngine> engines_;
   const MatrixUnit unit_;
   const std::string name_;
