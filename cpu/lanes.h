@@ -92,15 +92,16 @@ inline constexpr float kRoundingShift = 0x1.8p23f;
 
 namespace vkv::VKV_ISA {
 
-// 2^x for x <= 0, to 4e-7 of the result; next to nothing below -126. NaN stays NaN. The polynomial
+// 2^x for x <= 0, to 1e-7 of the result; next to nothing below -126. NaN stays NaN. The polynomial
 // interpolates at Chebyshev's points between 0 and 1, where it is exact.
 inline Floats exp2_of(Floats x) {
   const Floats f = above_floor(x);
-  Floats p = all(1.8964611226692796e-3f);
-  p = p * f + 8.970191702246666e-3f;
-  p = p * f + 5.581160634756088e-2f;
-  p = p * f + 0.24017293751239777f;
-  p = p * f + 0.6931487917900085f;
+  Floats p = all(2.188922808272764e-4f);
+  p = p * f + 1.2411379721015692e-3f;
+  p = p * f + 9.67821478843689e-3f;
+  p = p * f + 5.54860457777977e-2f;
+  p = p * f + 0.2402285635471344f;
+  p = p * f + 0.6931471228599548f;
   p = p * f + 1.0f;
   return times_power(p, x);
 }
