@@ -6,7 +6,7 @@
 
 namespace vkv::VKV_ISA {
 
-void multiply_codes(const CodeTile& tile, const uint8_t* rows, int row_count, int row_stride,
-                    uint8_t* scratch, int32_t* products, int product_stride);
+void multiply_codes(const CodeTile& tile, const ByteRows& rows, uint8_t* scratch, int32_t* products,
+                    int product_stride);
 
 }  // namespace vkv::VKV_ISA

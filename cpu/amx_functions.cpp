@@ -7,10 +7,19 @@
 #include VKV_TILES
 
 namespace vkv::VKV_ISA {
+namespace {
+
+void configure(int rows) {
+  TileConfig config;
+  for (int tile = 0; tile < kRowTiles; ++tile) config.rows[tile] = static_cast<uint8_t>(rows);
+  tile_configure(config);
+}
+
+}  // namespace
 
 const AmxFunctions& amx_functions() {
   static constexpr AmxFunctions kFunctions = {
-      .configure = [] { tile_configure(); },
+      .configure = &VKV_ISA::configure,
       .release = [] { tile_release(); },
       .multiply_codes = &VKV_ISA::multiply_codes,
       .split_rows = &VKV_ISA::split_rows,

@@ -18,21 +18,26 @@ namespace vkv {
 // fp32 values as sums of bf16: three hold all 24 bits.
 inline constexpr int kSplitsMax = 3;
 
+inline constexpr int kRowTiles = 6;      // that hold rows of A or C where A has two tiles
+inline constexpr int kFewColumns = 128;  // of two tiles
+
 struct AmxFunctions {
-  // Of the calling thread: gives all tiles their full shape, and gives them up.
-  void (*configure)();
+  // Of the calling thread: gives the first kRowTiles tiles so many rows, 1..16, and the others all
+  // 16; and gives all tiles up. What has few rows takes less time in tiles of as many.
+  void (*configure)(int rows);
   void (*release)();
 
-  // As TileProducts::multiply_codes(). scratch: rows x columns of the tile in bytes, columns
+  // As TileProducts::multiply_codes(), with tiles of 16 rows or of rows.count; of 16 where the tile
+  // has more than kFewColumns columns. scratch: rows x columns of the tile in bytes, columns
   // rounded up to 64.
-  void (*multiply_codes)(const CodeTile& tile, const uint8_t* rows, int row_count, int row_stride,
-                         uint8_t* scratch, int32_t* products, int product_stride);
+  void (*multiply_codes)(const CodeTile& tile, const ByteRows& rows, uint8_t* scratch,
+                         int32_t* products, int product_stride);
 
   // Rows as B operands: split_rows_values() values of bf16 at `split`. k in 32s.
   void (*split_rows)(const float* rows, int row_count, int row_stride, int k, int splits,
                      uint16_t* split);
   // As TileProducts::multiply_halves(), with rows as split_rows() left them. The tile has rows and
-  // columns in 32s. scratch: half_scratch_bytes().
+  // columns in 32s; all have 16 rows. scratch: half_scratch_bytes().
   void (*multiply_halves)(const HalfTile& tile, const uint16_t* split, int row_count, int splits,
                           std::byte* scratch, float* products, int product_stride);
 };
@@ -46,10 +51,10 @@ constexpr size_t half_scratch_bytes(int columns) {
   return 64 * 16 * sizeof(float) + size_t{64} * 2 * sizeof(uint16_t) * static_cast<size_t>(columns);
 }
 
-namespace amx {  // AVX-512 F, BW, DQ, VL, BF16, and AMX with bytes and bf16
+namespace amx {  // AVX-512 F, BW, DQ, VL, BF16, GFNI, and AMX with bytes and bf16
 const AmxFunctions& amx_functions();
 }
-namespace amx_emulated {  // AVX-512 F, BW, DQ, VL, BF16
+namespace amx_emulated {  // AVX-512 F, BW, DQ, VL, BF16, GFNI
 const AmxFunctions& amx_functions();
 }
 

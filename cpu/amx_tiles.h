@@ -8,21 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/tile_config.h"
+
 namespace vkv::VKV_ISA {
 
-// Intel SDM volume 1, section 18.2: palette 1 has 8 tiles of 16 rows of 64 bytes.
-struct TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-inline void tile_configure() {
-  alignas(64) static constexpr TileConfig kConfig;
-  asm volatile("ldtilecfg %0" ::"m"(kConfig));
-}
+inline void tile_configure(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
 
 inline void tile_release() { asm volatile("tilerelease" ::: "memory"); }
 
@@ -45,6 +35,12 @@ inline void tile_store(void* to, size_t row_bytes) {
 template <int kC, int kA, int kB>
 inline void tile_dot_bytes() {
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+}
+
+// The same with signed bytes of a.
+template <int kC, int kA, int kB>
+inline void tile_dot_signed() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
 }
 
 // c += a b: bf16 in fp32.

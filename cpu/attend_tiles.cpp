@@ -6,6 +6,7 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -92,16 +93,27 @@ Work cut(std::span<const AttendItem> items, float* partials) {
   return work;
 }
 
-// A thread takes neighbouring tasks together where they are short: their bytes lie side by side,
-// and while one is computed the next one's are asked for.
-size_t tasks_together(const Work& work, int threads) {
-  constexpr size_t kRoundsMin = 8;  // of all threads
-  size_t blocks = 0;
-  for (const AttendTask& task : work.tasks) blocks += task.blocks.size() + 1;
-  const size_t mean_blocks = std::max<size_t>(1, blocks / std::max<size_t>(1, work.tasks.size()));
-  const size_t wanted = std::max<size_t>(1, kTaskBlocks / mean_blocks);
-  return std::clamp<size_t>(work.tasks.size() / (kRoundsMin * static_cast<size_t>(threads)), 1,
-                            wanted);
+// Tasks [next, end) of one thread: neighbours, whose bytes lie side by side, so that while one is
+// computed the next one's are asked for. Threads that are done take from the ranges of others.
+struct alignas(64) TaskRange {
+  std::atomic<size_t> next{0};
+  size_t end = 0;
+};
+
+// In about equal numbers of blocks.
+std::vector<TaskRange> ranges_of(const std::vector<AttendTask>& tasks, size_t range_count) {
+  const auto weight = [](const AttendTask& task) { return task.blocks.size() + 1; };
+  size_t total = 0;
+  for (const AttendTask& task : tasks) total += weight(task);
+  std::vector<TaskRange> ranges(range_count);
+  size_t task = 0, sum = 0;
+  for (size_t i = 0; i < range_count; ++i) {
+    ranges[i].next = task;
+    for (; task < tasks.size() && sum * range_count < total * (i + 1); ++task)
+      sum += weight(tasks[task]);
+    ranges[i].end = task;
+  }
+  return ranges;
 }
 
 // Measured on one Zen 4 core: unpacking takes some 0.05 ns a value of K and V, and each row of
@@ -115,12 +127,13 @@ double attending_ns(const AttendItem& item) {
 
 class TileBackend final : public ArenaBackend {
  public:
-  TileBackend(int threads, int awake_us, TileEngine engine, const MatrixUnit& unit)
+  // engines: as in make_products().
+  TileBackend(int threads, int awake_us, std::vector<TileEngine> engines, const MatrixUnit& unit)
       : ArenaBackend(threads, awake_us, strip_functions_for(unit)),
+        engines_(std::move(engines)),
         unit_(unit),
-        name_("cpu-" + std::string(vkv::name(engine)) + " (" + std::string(unit.name) + ")"),
-        workers_([this, engine] { return std::make_unique<TileWorker>(engine, unit_, kernels_); }) {
-  }
+        name_("cpu-" + std::string(vkv::name(engines_[0])) + " (" + std::string(unit.name) + ")"),
+        workers_([this] { return std::make_unique<TileWorker>(engines_, unit_, kernels_); }) {}
 
   std::string_view name() const override { return name_; }
 
@@ -137,24 +150,45 @@ class TileBackend final : public ArenaBackend {
     if (partials.size() < partial_values) partials.resize(partial_values);
     const Work work = cut(items, partials.data());
     return in_arena([&]() -> Status {
-      const size_t together = tasks_together(work, tbb::this_task_arena::max_concurrency());
-      const size_t count = work.tasks.size();
-      const auto attend_some = [&](size_t i) {
-        TileAttention& attention = workers_.local()->attention;
-        const size_t end = std::min(count, (i + 1) * together);
-        Status status;
-        for (size_t task = i * together; task < end && status.ok(); ++task)
-          status =
-              attention.attend(work.tasks[task], task + 1 < end ? &work.tasks[task + 1] : nullptr);
-        return status;
-      };
-      VKV_TRY(parallel_status((count + together - 1) / together, work_ns, attend_some));
+      VKV_TRY(attend_tasks(work.tasks, work_ns));
       merge_partials(work.merges);
       return {};
     });
   }
 
  private:
+  // Errors: the first task's that failed.
+  Status attend_tasks(const std::vector<AttendTask>& tasks, double work_ns) {
+    const size_t slots =
+        std::min(tasks.size(), static_cast<size_t>(tbb::this_task_arena::max_concurrency()));
+    std::vector<TaskRange> ranges = ranges_of(tasks, slots);
+    struct Failure {
+      size_t task = 0;
+      Status status;
+    };
+    std::vector<Failure> failures(slots);
+    parallel_tasks(slots, work_ns, [&](size_t slot) {
+      TileWorker& worker = *workers_.local();
+      for (size_t i = 0; i < slots; ++i) {
+        TaskRange& range = ranges[(slot + i) % slots];
+        for (size_t task; (task = range.next.fetch_add(1)) < range.end;) {
+          const AttendTask* const next = task + 1 < range.end ? &tasks[task + 1] : nullptr;
+          Status status = worker.attention.attend(tasks[task], next);
+          Failure& failure = failures[slot];
+          if (!status.ok() && (failure.status.ok() || task < failure.task))
+            failure = {task, std::move(status)};
+        }
+      }
+      worker.products->release();  // the task that was expected may have gone to another thread
+    });
+    const Failure* first = nullptr;
+    for (const Failure& failure : failures)
+      if (!failure.status.ok() && (first == nullptr || failure.task < first->task))
+        first = &failure;
+    return first == nullptr ? Status() : first->status;
+  }
+
+  const std::vector<TileEngine> engines_;
   const MatrixUnit unit_;
   const std::string name_;
   BrgemmCache kernels_;
@@ -168,6 +202,8 @@ std::string_view name(TileEngine engine) {
   switch (engine) {
     case TileEngine::kAmx:
       return "amx";
+    case TileEngine::kVnni:
+      return "vnni";
     case TileEngine::kAmxEmulated:
       return "amx-emulated";
     default:
@@ -182,8 +218,11 @@ Status can_run(TileEngine engine) {
                                           "; oneDNN finds " + std::string(unit.name));
   };
   if (!unit.has_avx2 || !cpu_has_avx2()) return lacks("a CPU with AVX2, FMA and F16C");
-  if (engine != TileEngine::kOnednn && !(use_avx512(unit) && cpu_has_bf16()))
-    return lacks("a CPU with AVX-512 and bf16");
+  if (engine == TileEngine::kVnni && !(use_avx512(unit) && cpu_has_vnni() && cpu_has_gfni()))
+    return lacks("a CPU with AVX-512 VNNI and GFNI");
+  const bool has_tiles = engine == TileEngine::kAmx || engine == TileEngine::kAmxEmulated;
+  if (has_tiles && !(use_avx512(unit) && cpu_has_bf16() && cpu_has_gfni()))
+    return lacks("a CPU with AVX-512, bf16 and GFNI");
   if (engine == TileEngine::kAmx && !amx_can_run())
     return lacks("a CPU with AMX for bytes and bf16, and a system that lets it be used");
   return {};
@@ -191,7 +230,41 @@ Status can_run(TileEngine engine) {
 
 Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us) {
   VKV_TRY(can_run(engine));
-  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, engine, matrix_unit()));
+  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, {engine}, matrix_unit()));
+}
+
+std::vector<TileEngine> contenders() {
+  std::vector<TileEngine> engines;
+  const MatrixUnit unit = matrix_unit();
+  for (const TileEngine engine : kTileEngines) {
+    if (engine == TileEngine::kAmxEmulated || !can_run(engine).ok()) continue;
+    if (!engines.empty() && !exact_8_bit(engine, unit)) continue;
+    engines.push_back(engine);
+    if (engines.size() == 2) break;
+  }
+  return engines;
+}
+
+std::vector<ContestResult> contest_results() {
+  const std::vector<TileEngine> engines = contenders();
+  std::vector<ContestResult> results;
+  if (engines.size() < 2) return results;
+  BrgemmCache kernels;
+  const MatrixUnit unit = matrix_unit();
+  const auto products = [&](size_t i) {
+    return make_products(std::span(engines).subspan(i, 1), unit, kernels);
+  };
+  const std::unique_ptr<TileProducts> first = products(0), second = products(1);
+  for (const int rows : kContestRows)
+    for (const int bits : kContestBits)
+      results.push_back({bits, rows, engines[contest_table().winner(bits, rows, *first, *second)]});
+  first->release();
+  second->release();
+  return results;
+}
+
+std::unique_ptr<Backend> make_contested_backend(int threads, int awake_us) {
+  return std::make_unique<TileBackend>(threads, awake_us, contenders(), matrix_unit());
 }
 
 }  // namespace vkv

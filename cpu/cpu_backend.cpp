@@ -41,11 +41,11 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& optio
   if (options.awake_us < 0 || options.awake_us > kAwakeUsMax)
     return Status(Code::kInvalidArgument, "awake_us is " + std::to_string(options.awake_us) +
                                               "; it may be 0 to " + std::to_string(kAwakeUsMax));
+  if (engine.empty() && !contenders().empty())
+    return make_contested_backend(options.threads, options.awake_us);
   std::string known;
   for (const TileEngine tiles : kTileEngines) {
     if (engine == name(tiles)) return make_tile_backend(tiles, options.threads, options.awake_us);
-    if (engine.empty() && tiles != TileEngine::kAmxEmulated && can_run(tiles).ok())
-      return make_tile_backend(tiles, options.threads, options.awake_us);
     known += std::string(name(tiles)) + ' ';
   }
   if (engine.empty() || engine == "reference")

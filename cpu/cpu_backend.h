@@ -17,7 +17,8 @@ struct CpuBackendOptions {
   // So long after a call its threads stay awake for the next, 0..kAwakeUsMax; they take their cores
   // meanwhile (cpu/crew.h). 0: the arena's workers come and go.
   int awake_us = 0;
-  // "amx", "onednn", "amx-emulated", "reference"; empty: VKV_CPU, or else the best there is
+  // "amx", "vnni", "onednn", "amx-emulated", "reference"; empty: VKV_CPU, or else the best there
+  // is, beside the next best for the codecs at which that is faster (cpu/contest.h)
   std::string_view engine;
 };
 

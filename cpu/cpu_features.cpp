@@ -16,6 +16,10 @@ bool cpu_has_avx512() {
 
 bool cpu_has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 
+bool cpu_has_gfni() { return __builtin_cpu_supports("gfni"); }
+
+bool cpu_has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
+
 bool cpu_has_amx() {
   return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
          __builtin_cpu_supports("amx-bf16");

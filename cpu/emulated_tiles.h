@@ -6,16 +6,18 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/tile_config.h"
+
 namespace vkv::VKV_ISA {
 
 struct Tile {
   uint8_t bytes[16][64];
 };
 
-// The calling thread's. `configured`: what real tiles would fault on shows here too.
+// The calling thread's. No rows at all: what real tiles would fault on shows here too.
 struct Tiles {
   Tile tile[8];
-  bool configured;
+  uint8_t rows[8];
 };
 
 inline Tiles& tiles() {
@@ -24,16 +26,16 @@ inline Tiles& tiles() {
 }
 
 inline Tile& tile_of(int index) {
-  if (!tiles().configured) __builtin_trap();
+  if (tiles().rows[index] == 0) __builtin_trap();
   return tiles().tile[index];
 }
 
-inline void tile_configure() {
+inline void tile_configure(const TileConfig& config) {
   std::memset(&tiles(), 0, sizeof(Tiles));
-  tiles().configured = true;
+  std::memcpy(tiles().rows, config.rows, sizeof(Tiles::rows));
 }
 
-inline void tile_release() { tiles().configured = false; }
+inline void tile_release() { std::memset(tiles().rows, 0, sizeof(Tiles::rows)); }
 
 template <int kTile>
 inline void tile_zero() {
@@ -42,26 +44,41 @@ inline void tile_zero() {
 
 template <int kTile>
 inline void tile_load(const void* from, size_t row_bytes) {
-  for (size_t row = 0; row < 16; ++row)
-    std::memcpy(tile_of(kTile).bytes[row], static_cast<const char*>(from) + row * row_bytes, 64);
+  Tile& tile = tile_of(kTile);
+  for (size_t row = 0; row < tiles().rows[kTile]; ++row)
+    std::memcpy(tile.bytes[row], static_cast<const char*>(from) + row * row_bytes, 64);
 }
 
 template <int kTile>
 inline void tile_store(void* to, size_t row_bytes) {
-  for (size_t row = 0; row < 16; ++row)
-    std::memcpy(static_cast<char*>(to) + row * row_bytes, tile_of(kTile).bytes[row], 64);
+  const Tile& tile = tile_of(kTile);
+  for (size_t row = 0; row < tiles().rows[kTile]; ++row)
+    std::memcpy(static_cast<char*>(to) + row * row_bytes, tile.bytes[row], 64);
+}
+
+// Left: the type of a's bytes.
+template <class Left, int kC, int kA, int kB>
+inline void emulated_dot_bytes() {
+  int32_t c[16][16];
+  std::memcpy(c, &tile_of(kC), sizeof(c));
+  const Tile &a = tile_of(kA), &b = tile_of(kB);
+  if (tiles().rows[kA] != tiles().rows[kC] || tiles().rows[kB] != 16) __builtin_trap();
+  for (int m = 0; m < tiles().rows[kC]; ++m)
+    for (int k = 0; k < 64; ++k)
+      for (int n = 0; n < 16; ++n)
+        c[m][n] +=
+            static_cast<Left>(a.bytes[m][k]) * static_cast<int8_t>(b.bytes[k / 4][4 * n + k % 4]);
+  std::memcpy(&tile_of(kC), c, sizeof(c));
 }
 
 template <int kC, int kA, int kB>
 inline void tile_dot_bytes() {
-  int32_t c[16][16];
-  std::memcpy(c, &tile_of(kC), sizeof(c));
-  const Tile &a = tile_of(kA), &b = tile_of(kB);
-  for (int m = 0; m < 16; ++m)
-    for (int k = 0; k < 64; ++k)
-      for (int n = 0; n < 16; ++n)
-        c[m][n] += int32_t{a.bytes[m][k]} * static_cast<int8_t>(b.bytes[k / 4][4 * n + k % 4]);
-  std::memcpy(&tile_of(kC), c, sizeof(c));
+  emulated_dot_bytes<uint8_t, kC, kA, kB>();
+}
+
+template <int kC, int kA, int kB>
+inline void tile_dot_signed() {
+  emulated_dot_bytes<int8_t, kC, kA, kB>();
 }
 
 inline float bfloat_at(const Tile& tile, int row, int index) {

@@ -50,6 +50,7 @@ IsaFeatures read_isa_features() {
   features.avx512f = has_zmm && bit(leaf7.ebx, 16);
   features.avx512bw = features.avx512f && bit(leaf7.ebx, 30);
   features.avx512vnni = features.avx512f && bit(leaf7.ecx, 11);
+  features.gfni = features.avx512f && bit(leaf7.ecx, 8);
   features.avx512bf16 = features.avx512f && bit(leaf7_1.eax, 5);
   features.avx512fp16 = features.avx512f && bit(leaf7.edx, 23);
   const bool amx_tile = has_tiles && bit(leaf7.edx, 24);
@@ -65,6 +66,7 @@ std::string IsaFeatures::names() const {
                                   {avx512bw, "avx512bw"},
                                   {avx512vnni, "avx512vnni"},
                                   {avx512bf16, "avx512bf16"},
+                                  {gfni, "gfni"},
                                   {avx512fp16, "avx512fp16"},
                                   {amx_int8, "amx_int8"},
                                   {amx_bf16, "amx_bf16"}}) {

@@ -13,6 +13,7 @@ struct IsaFeatures {
   bool avx512bw = false;
   bool avx512vnni = false;
   bool avx512bf16 = false;
+  bool gfni = false;
   bool avx512fp16 = false;
   bool amx_int8 = false;  // with amx_tile; a process must still ask the kernel for the tile state
   bool amx_bf16 = false;

@@ -52,8 +52,8 @@ void join_tile(const TileWeights& weights, const double* beta, float factor,
       weight[i] = static_cast<float>(tile_max - max);
       running.max[row] = max;
     }
-    store(keep, exp_of(load<Floats>(keep)));
-    store(weight, exp_of(load<Floats>(weight)));
+    store(keep, exp2_of(load<Floats>(keep)));
+    store(weight, exp2_of(load<Floats>(weight)));
     for (int i = 0; i < count; ++i) {
       const int row = first + i;
       running.keep[row] = keep[i];

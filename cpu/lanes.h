@@ -86,25 +86,24 @@ inline int32_t max_of_lanes(Ints ints) {
 // A float near this one has its integer part in the low bits: adding it rounds to nearest even.
 inline constexpr float kRoundingShift = 0x1.8p23f;
 
-// e^x for x <= 0, to 1e-7 of the result; e^-87 below -87, short of subnormals. NaN stays NaN.
-// The polynomial is that of Cephes' expf, on |x| <= ln(2) / 2.
-inline Floats exp_of(Floats x) {
-  const Floats least = all(-87.0f);
-  const Floats clamped = x < least ? least : x;
-  const Floats shifted = clamped * 1.44269504088896341f + all(kRoundingShift);
-  const Floats n = shifted - all(kRoundingShift);
-  const Floats f = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-  Floats p = all(1.9875691500e-4f);
-  p = p * f + 1.3981999507e-3f;
-  p = p * f + 8.3334519073e-3f;
-  p = p * f + 4.1665795894e-2f;
-  p = p * f + 1.6666665459e-1f;
-  p = p * f + 5.0000001201e-1f;
-  p = p * f * f + f + 1.0f;
-  const Floats power = from_bits((bits_of(shifted) + 127) << 23);  // what stood above n is lost
-  return p * power;
-}
-
 }  // namespace vkv::VKV_ISA
 
 #include VKV_LANES
+
+namespace vkv::VKV_ISA {
+
+// 2^x for x <= 0, to 1e-7 of the result; next to nothing below -126. NaN stays NaN. The polynomial
+// interpolates at Chebyshev's points between 0 and 1, where it is exact.
+inline Floats exp2_of(Floats x) {
+  const Floats f = above_floor(x);
+  Floats p = all(2.188922808272764e-4f);
+  p = p * f + 1.2411379721015692e-3f;
+  p = p * f + 9.67821478843689e-3f;
+  p = p * f + 5.54860457777977e-2f;
+  p = p * f + 0.2402285635471344f;
+  p = p * f + 0.6931471228599548f;
+  p = p * f + 1.0f;
+  return times_power(p, x);
+}
+
+}  // namespace vkv::VKV_ISA

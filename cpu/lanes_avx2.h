@@ -11,13 +11,37 @@ inline __m128i low_bytes(__m256i a, __m256i b) {
 }
 
 // The two low bytes of each lane.
-inline void store_planes(Ints lanes, uint8_t* high, uint8_t* low) {
+inline void store_16_planes(Ints lanes, uint8_t* high, uint8_t* low) {
   const __m256i byte = _mm256_set1_epi32(255);
   const __m256i a = load<__m256i>(&lanes);
   const __m256i b = load<__m256i>(reinterpret_cast<const char*>(&lanes) + sizeof(a));
   const auto second = [&](__m256i x) { return _mm256_and_si256(_mm256_srli_epi32(x, 8), byte); };
   store(high, low_bytes(second(a), second(b)));
   store(low, low_bytes(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte)));
+}
+
+// The two low bytes of each of 32 lanes, the lowest with the bits of low_flip turned.
+inline void store_planes(Ints first, Ints second, int low_flip, uint8_t* high, uint8_t* low) {
+  store_16_planes(first ^ low_flip, high, low);
+  store_16_planes(second ^ low_flip, high + kLanes, low + kLanes);
+}
+
+inline Floats not_below(Floats x, float least) { return x < all(least) ? all(least) : x; }
+
+inline Floats floor_of(Floats x) {
+  const __m256 halves[2] = {_mm256_floor_ps(low_half(x)), _mm256_floor_ps(high_half(x))};
+  return load<Floats>(halves);
+}
+
+// x less the integer below it.
+inline Floats above_floor(Floats x) {
+  const Floats clamped = not_below(x, -126.0f);
+  return clamped - floor_of(clamped);
+}
+
+// p * 2^floor(x), of x = -126 below that; x <= 0.
+inline Floats times_power(Floats p, Floats x) {
+  return p * from_bits((to_ints(floor_of(not_below(x, -126.0f))) + 127) << 23);
 }
 
 template <bool kBfloat>

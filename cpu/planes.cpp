@@ -1,13 +1,13 @@
 // planes.cpp: fp32 rows -> two planes of unsigned bytes, and their products back to fp32.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Integer micro-kernels want A as unsigned bytes and B as signed ones. A row x of q * s becomes
-// u = round(x / step) + 32768 in 16 bits, so that with codes c
+// A row x of q * s becomes n = round(x / step) in two signed bytes, n = 256 high + low: the low
+// byte of n, and the high byte of n + 128. So with codes c
 //
-//   sum x c = step * (256 * sum high(u) c + sum low(u) c - 32768 * sum c),
+//   sum x c = step * (256 * sum high c + sum low c).
 //
-// where a third plane of ones gives sum c. What rounding took off x meets the middle of the codes'
-// range through beta: its product with the mean code would shift all scores of a block alike.
+// What rounding took off x meets the middle of the codes' range through beta: its product with the
+// mean code would shift all scores of a block alike.
 #include "cpu/planes.h"
 
 #include "cpu/ahead.h"
@@ -25,34 +25,64 @@ inline double dot_of(const double* a, const double* b, int channels) {
   return sum_of_lanes(even + odd);
 }
 
-// The largest |q * scale| of a row. Bits of non-negative floats compare like the floats, and those
-// of NaN are the largest, so NaN gets through.
-inline float row_magnitude(const float* q, int channels, const float* scale) {
-  Ints largest = {};
-  for (int c = 0; c < channels; c += kLanes) {
-    const Ints bits = bits_of(load<Floats>(q + c) * load<Floats>(scale + c));
-    largest = max_of(bits & 0x7fffffff, largest);
-  }
-  const int32_t bits = max_of_lanes(largest);
-  float magnitude;
-  std::memcpy(&magnitude, &bits, sizeof(magnitude));
-  return magnitude;
+inline Floats scaled_at(const float* q, const float* scale, int c) {
+  return load<Floats>(q + c) * load<Floats>(scale + c);
 }
 
-// Writes a row's planes; returns what rounding took off q * scale, summed over the channels.
-inline float make_row_planes(const float* q, int channels, const float* scale, float step,
-                             uint8_t* high, uint8_t* low) {
-  // A row so small that its step is subnormal has no score to speak of, and no inverse.
-  const float inverse = step < 0x1p-126f ? 0.0f : 1.0f / step;
-  const Floats shift = all(kRoundingShift + 32768.0f);
-  Floats rest_sum = {};
-  for (int c = 0; c < channels; c += kLanes) {
-    const Floats scaled = load<Floats>(q + c) * load<Floats>(scale + c);
-    const Floats shifted = scaled * inverse + shift;  // its low 16 bits are steps + 32768
-    rest_sum += scaled - (shifted - shift) * step;
-    store_planes(bits_of(shifted), high + c, low + c);
+// Some rows side by side: they share the loads of scales and zeros, and none waits for the end of
+// its own sums.
+constexpr int kTogether = 4;
+
+template <int kRows>
+void make_some_planes(const float* q, const double* wide_q, int first, int rows, int channels,
+                      const float* scale, const double* zero, float code_middle,
+                      const QueryPlanes& planes) {
+  const size_t at = static_cast<size_t>(first) * channels;
+  // 1. The largest |q * scale|. Bits of non-negative floats compare like the floats, and those of
+  // NaN are the largest, so NaN gets through.
+  Ints largest[kRows] = {};
+  for (int c = 0; c < channels; c += kLanes)
+    for (int i = 0; i < kRows; ++i)
+      largest[i] =
+          max_of(bits_of(scaled_at(q + at + i * channels, scale, c)) & 0x7fffffff, largest[i]);
+  float inverse[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    const int32_t bits = max_of_lanes(largest[i]);
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof(magnitude));
+    const float step = magnitude / kQuerySteps;
+    planes.step[first + i] = step;
+    // A row so small that its step is subnormal has no score to speak of, and no inverse.
+    inverse[i] = step < 0x1p-126f ? 0.0f : 1.0f / step;
   }
-  return sum_of_lanes(rest_sum);
+  // 2. Planes, and what rounding took off q * scale.
+  uint8_t* const high = planes.planes + at;
+  uint8_t* const low = high + static_cast<size_t>(rows) * channels;
+  const Floats shift = all(kRoundingShift + 128.0f);
+  constexpr int kLowFlip = 0x80;  // takes the 128 off the low byte
+  Floats rest[kRows] = {};
+  for (int c = 0; c < channels; c += 2 * kLanes)
+    for (int i = 0; i < kRows; ++i) {
+      Floats shifted[2];  // its low 16 bits are n + 128
+      for (int half = 0; half < 2; ++half) {
+        const Floats scaled = scaled_at(q + at + i * channels, scale, c + half * kLanes);
+        shifted[half] = scaled * inverse[i] + shift;
+        rest[i] += scaled - (shifted[half] - shift) * planes.step[first + i];
+      }
+      store_planes(bits_of(shifted[0]), bits_of(shifted[1]), kLowFlip, high + i * channels + c,
+                   low + i * channels + c);
+    }
+  // 3. What codes do not see.
+  Doubles even[kRows] = {}, odd[kRows] = {};
+  for (int c = 0; c < channels; c += kLanes)
+    for (int i = 0; i < kRows; ++i) {
+      const double* const row = wide_q + at + i * channels + c;
+      even[i] += load<Doubles>(row) * load<Doubles>(zero + c);
+      odd[i] += load<Doubles>(row + 8) * load<Doubles>(zero + c + 8);
+    }
+  for (int i = 0; i < kRows; ++i)
+    planes.beta[first + i] =
+        sum_of_lanes(even[i] + odd[i]) + double{code_middle} * double{sum_of_lanes(rest[i])};
 }
 
 // out = keep * out + gain * (scale * product) + shift * zero over one row.
@@ -78,21 +108,15 @@ inline void add_row(const Product& product, int row, float gain, float shift,
 void make_query_planes(const float* q, const double* wide_q, int rows, int channels,
                        const float* scale, const double* zero, float code_middle,
                        const QueryPlanes& planes) {
-  // In two passes, so that the second does not wait for each row's maximum.
-  for (int row = 0; row < rows; ++row)
-    planes.step[row] =
-        row_magnitude(q + static_cast<size_t>(row) * channels, channels, scale) / kQuerySteps;
-  for (int row = 0; row < rows; ++row) {
-    step(planes.ahead);
-    const float* source = q + static_cast<size_t>(row) * channels;
-    const float rest = make_row_planes(source, channels, scale, planes.step[row],
-                                       planes.planes + static_cast<size_t>(row) * channels,
-                                       planes.planes + static_cast<size_t>(rows + row) * channels);
-    planes.beta[row] = dot_of(wide_q + static_cast<size_t>(row) * channels, zero, channels) +
-                       double{code_middle} * double{rest};
+  for (int row = 0; row < rows; row += kTogether) {
+    const int left = rows - row;
+    for (int i = 0; i < left && i < kTogether; ++i) step(planes.ahead);
+    const auto make = left == 1   ? make_some_planes<1>
+                      : left == 2 ? make_some_planes<2>
+                      : left == 3 ? make_some_planes<3>
+                                  : make_some_planes<kTogether>;
+    make(q, wide_q, row, rows, channels, scale, zero, code_middle, planes);
   }
-  std::memset(planes.planes + static_cast<size_t>(2 * rows) * channels, 1,
-              static_cast<size_t>(channels));
 }
 
 void scale_queries(const float* q, const double* wide_q, int rows, int channels, const float* scale,
@@ -105,19 +129,31 @@ void scale_queries(const float* q, const double* wide_q, int rows, int channels,
   }
 }
 
+void make_unsigned(const uint8_t* bytes, size_t count, uint8_t* target) {
+  for (size_t i = 0; i < count; i += sizeof(Words8))
+    store(target + i, load<Words8>(bytes + i) ^ 0x80808080u);
+}
+
+void subtract_code_sums(const int32_t* products, const int32_t* code_sums, int row_count,
+                        int row_stride, int n, int32_t* target, int target_stride) {
+  for (int row = 0; row < row_count; ++row) {
+    const int32_t* const source = products + static_cast<size_t>(row) * row_stride;
+    int32_t* const to = target + static_cast<size_t>(row) * target_stride;
+    for (int i = 0; i < n; i += kLanes)
+      store(to + i, load<Ints>(source + i) - load<Ints>(code_sums + i) * 128);
+  }
+}
+
 void scores_from_planes(const int32_t* products, int rows, int tokens, const float* step,
                         float factor, float* scores) {
-  const int32_t* code_sums = products + static_cast<size_t>(2 * rows) * kTileTokens;
   for (int row = 0; row < rows; ++row) {
     const int32_t* high = products + static_cast<size_t>(row) * kTileTokens;
     const int32_t* low = products + static_cast<size_t>(rows + row) * kTileTokens;
     float* target = scores + static_cast<size_t>(row) * kTileTokens;
     const float gain = step[row] * factor;
-    for (int t = 0; t < tokens; t += kLanes) {
-      // (high - 128 * ones) * 256 + low: the difference is below 2^23, so nothing overflows.
-      const Ints centred = load<Ints>(high + t) - load<Ints>(code_sums + t) * 128;
-      store(target + t, to_floats(centred * 256 + load<Ints>(low + t)) * gain);
-    }
+    // The sum is below 2^15 * 2^8 * 2^8 channels: nothing overflows.
+    for (int t = 0; t < tokens; t += kLanes)
+      store(target + t, to_floats(load<Ints>(high + t) * 256 + load<Ints>(low + t)) * gain);
   }
 }
 

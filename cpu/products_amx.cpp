@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "cpu/cpu_features.h"
 #include "runtime/base/block_format.h"
 
@@ -13,6 +15,7 @@ namespace {
 
 // Weights, which are not negative and sum to one, have 16 bits then: as many as in planes.
 constexpr int kWeightSplits = 2;
+constexpr int kTileRows = 16;
 
 template <class Buffer>
 void grow(Buffer& buffer, size_t count) {
@@ -30,16 +33,16 @@ bool amx_can_run() {
   return can;
 }
 
-void AmxProducts::use_tiles() {
-  if (configured_) return;
-  OnednnProducts::release();
-  tiles_.configure();
-  configured_ = true;
+void AmxProducts::use_tiles(int rows) {
+  if (configured_rows_ == rows || configured_rows_ == kTileRows) return;
+  if (configured_rows_ == 0) OnednnProducts::release();
+  tiles_.configure(rows);
+  configured_rows_ = rows;
 }
 
 void AmxProducts::use_onednn() {
-  if (configured_) tiles_.release();
-  configured_ = false;
+  if (configured_rows_ > 0) tiles_.release();
+  configured_rows_ = 0;
 }
 
 void AmxProducts::release() {
@@ -47,13 +50,12 @@ void AmxProducts::release() {
   OnednnProducts::release();
 }
 
-Status AmxProducts::multiply_codes(const CodeTile& tile, const Rows<const uint8_t>& rows,
+Status AmxProducts::multiply_codes(const CodeTile& tile, const ByteRows& rows,
                                    const Rows<int32_t>& products) {
-  use_tiles();
   const int n = tile.row_end - tile.row_begin, k = tile.column_end - tile.column_begin;
+  use_tiles(k <= kFewColumns ? std::min(rows.count, kTileRows) : kTileRows);
   grow(scratch_, static_cast<size_t>(n) * static_cast<size_t>(round_up(k, 64)));
-  tiles_.multiply_codes(tile, rows.values, rows.count, rows.stride,
-                        reinterpret_cast<uint8_t*>(scratch_.data()), products.values,
+  tiles_.multiply_codes(tile, rows, reinterpret_cast<uint8_t*>(scratch_.data()), products.values,
                         products.stride);
   return {};
 }
@@ -70,7 +72,7 @@ Status AmxProducts::multiply_halves(const HalfTile& tile, const Rows<const float
     use_onednn();
     return OnednnProducts::multiply_halves(tile, rows, rows_version, products);
   }
-  use_tiles();
+  use_tiles(kTileRows);
   grow(scratch_, half_scratch_bytes(tile.column_count));
   const int splits = rows_version == 0 ? kWeightSplits : kSplitsMax;
   auto& split = rows_version == 0 ? split_ : kept_split_;

@@ -18,7 +18,7 @@ class AmxProducts final : public OnednnProducts {
       : OnednnProducts(functions, kernels), tiles_(tiles) {}
 
   using OnednnProducts::multiply_codes;
-  Status multiply_codes(const CodeTile& tile, const Rows<const uint8_t>& rows,
+  Status multiply_codes(const CodeTile& tile, const ByteRows& rows,
                         const Rows<int32_t>& products) override;
   Status multiply_codes(const CodeTile& tile, const Rows<const float>& rows,
                         const Rows<float>& products) override;
@@ -29,12 +29,13 @@ class AmxProducts final : public OnednnProducts {
   void release() override;
 
  private:
-  // oneDNN's kernels may configure the tiles of a thread as they need them.
-  void use_tiles();
+  // Of 16 rows, or at least of so many. oneDNN's kernels may configure the tiles of a thread as
+  // they need them.
+  void use_tiles(int rows);
   void use_onednn();
 
   const AmxFunctions& tiles_;
-  bool configured_ = false;
+  int configured_rows_ = 0;  // 0: the tiles are not ours
   std::vector<std::byte, tbb::cache_aligned_allocator<std::byte>> scratch_;
   std::vector<uint16_t, tbb::cache_aligned_allocator<uint16_t>> split_;       // of weights
   std::vector<uint16_t, tbb::cache_aligned_allocator<uint16_t>> kept_split_;  // of queries

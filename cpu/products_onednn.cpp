@@ -25,11 +25,33 @@ void* OnednnProducts::panels(int n, int k) {
   return panels_.data();
 }
 
-Status OnednnProducts::multiply_codes(const CodeTile& tile, const Rows<const uint8_t>& rows,
+Status OnednnProducts::multiply_codes(const CodeTile& tile, const ByteRows& rows,
                                       const Rows<int32_t>& products) {
   const int n = tile.row_end - tile.row_begin, k = tile.column_end - tile.column_begin;
   functions_.unpack_bytes(tile, static_cast<uint8_t*>(panels(n, k)));
-  return multiply(rows, n, k, products);
+  if (rows.is_signed) return multiply_signed(rows, n, k, products);
+  return multiply(Rows<const uint8_t>{rows.bytes, rows.count, rows.stride}, n, k, products);
+}
+
+Status OnednnProducts::multiply_signed(const ByteRows& rows, int n, int k,
+                                       const Rows<int32_t>& products) {
+  const int count = rows.count + 1;
+  const size_t room = static_cast<size_t>(round_up(count, kRowRoom));
+  const size_t row_bytes = static_cast<size_t>(rows.stride);
+  if (unsigned_rows_.size() < room * row_bytes + kPanelWidth)
+    unsigned_rows_.resize(room * row_bytes + kPanelWidth);
+  if (unsigned_products_.size() < room * static_cast<size_t>(products.stride))
+    unsigned_products_.resize(room * static_cast<size_t>(products.stride));
+  const size_t byte_count = static_cast<size_t>(rows.count) * row_bytes;
+  functions_.make_unsigned(rows.bytes, byte_count, unsigned_rows_.data());
+  std::fill_n(&unsigned_rows_[byte_count], row_bytes, uint8_t{1});
+  VKV_TRY(multiply(Rows<const uint8_t>{unsigned_rows_.data(), count, rows.stride}, n, k,
+                   Rows<int32_t>{unsigned_products_.data(), count, products.stride}));
+  const int32_t* const code_sums =
+      &unsigned_products_[static_cast<size_t>(rows.count) * static_cast<size_t>(products.stride)];
+  functions_.subtract_code_sums(unsigned_products_.data(), code_sums, rows.count, products.stride,
+                                n, products.values, products.stride);
+  return {};
 }
 
 Status OnednnProducts::multiply_codes(const CodeTile& tile, const Rows<const float>& rows,

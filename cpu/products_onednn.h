@@ -18,7 +18,7 @@ class OnednnProducts : public TileProducts {
   OnednnProducts(const TileFunctions& functions, BrgemmCache& kernels)
       : functions_(functions), kernels_(kernels) {}
 
-  Status multiply_codes(const CodeTile& tile, const Rows<const uint8_t>& rows,
+  Status multiply_codes(const CodeTile& tile, const ByteRows& rows,
                         const Rows<int32_t>& products) override;
   Status multiply_codes(const CodeTile& tile, const Rows<const float>& rows,
                         const Rows<float>& products) override;
@@ -32,11 +32,16 @@ class OnednnProducts : public TileProducts {
   template <class A, class C>
   Status multiply(const Rows<const A>& rows, int n, int k, const Rows<C>& products);
   void* panels(int n, int k);
+  // Signed rows become unsigned ones, which alone all CPUs have kernels for: 128 more in each byte,
+  // so that a row of ones gives what the products have too much.
+  Status multiply_signed(const ByteRows& rows, int n, int k, const Rows<int32_t>& products);
 
   const TileFunctions& functions_;
   BrgemmCache& kernels_;
   BrgemmRunner runner_;
   std::vector<float, tbb::cache_aligned_allocator<float>> panels_;
+  std::vector<uint8_t, tbb::cache_aligned_allocator<uint8_t>> unsigned_rows_;
+  std::vector<int32_t, tbb::cache_aligned_allocator<int32_t>> unsigned_products_;
   // The kernels of the last shapes, so that no tile waits for the cache's lock.
   struct Known {
     BrgemmShape shape;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "runtime/base/codec.h"
 
@@ -20,6 +21,11 @@ constexpr float kPlaneSumMin = 1.5f;
 
 float middle_of(Codec codec) {
   return 0.5f * static_cast<float>(code_max(bits_of(codec))) - bias_of(codec);
+}
+
+// Of scores as logarithms of base two.
+float base_two_scale(const AttendItem& item) {
+  return static_cast<float>(double{item.scale} * std::numbers::log2e);
 }
 
 constexpr size_t kLineBytes = 64;
@@ -87,7 +93,7 @@ void TileAttention::begin(const AttendTask& task) {
 
   const size_t width = static_cast<size_t>(channels);
   const size_t row_room = static_cast<size_t>(round_up(rows, kRowRoom));
-  const size_t plane_room = static_cast<size_t>(round_up(2 * rows + 1, kRowRoom));
+  const size_t plane_room = static_cast<size_t>(round_up(2 * rows, kRowRoom));
   grow(q_.values, row_room * width);
   q_.has_wide = rotated_q_.has_wide = has_rotated_q_ = false;
   grow(scaled_q_, row_room * width);
@@ -143,8 +149,9 @@ void TileAttention::finish(const AttendTask& task) {
       std::fill_n(task.out + target * head_dim, head_dim, 0.0f);
     else
       functions_.divide_row(source, item.shape.head_dim, sum_[row], task.out + target * head_dim);
-    task.lse[target] = empty ? -std::numeric_limits<float>::infinity()
-                             : static_cast<float>(max_[row] + std::log(double{sum_[row]}));
+    task.lse[target] =
+        empty ? -std::numeric_limits<float>::infinity()
+              : static_cast<float>(max_[row] * std::numbers::ln2 + std::log(double{sum_[row]}));
   }
 }
 
@@ -203,6 +210,7 @@ void TileAttention::load_value_header(const BlockView& block, const std::byte* s
 
 Status TileAttention::add_block(const AttendTask& task, const BlockView& block) {
   const AttendItem& item = *task.item;
+  const float factor = base_two_scale(item);
   const BlockLayout layout = block_layout(item.shape, block);
   const std::byte* header = block.headers + layout.header_of(task.kv_head);
   const std::byte* k = block.payload + layout.k_of(task.kv_head);
@@ -230,7 +238,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
                            .column_begin = 0,
                            .column_end = channels_,
                            .ahead = &ahead_},
-                          item.scale));
+                          factor));
     } else {
       VKV_TRY(score_halves({.values = halves_of(k) + static_cast<size_t>(token) * channels_,
                             .row_stride = static_cast<size_t>(channels_),
@@ -239,10 +247,10 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
                             .padded_columns = channels_,
                             .bfloat = block.k_codec == Codec::kBf16,
                             .ahead = &ahead_},
-                           item.scale));
+                           factor));
     }
     const bool bytes = weigh(tokens, v_coded && !block.v_per_token && as_bytes(block.v_codec),
-                             k_coded ? q_beta_.data() : half_beta_.data(), item.scale);
+                             k_coded ? q_beta_.data() : half_beta_.data(), factor);
     if (v_coded) {
       const CodeTile tile = {.payload = v,
                              .bits = bits_of(block.v_codec),
@@ -274,6 +282,7 @@ Status TileAttention::add_block(const AttendTask& task, const BlockView& block) 
 
 Status TileAttention::add_open(const AttendTask& task) {
   const AttendItem& item = *task.item;
+  const float factor = base_two_scale(item);
   live_ = nullptr;
   const int group = item.shape.group();
   const int head_dim = item.shape.head_dim;
@@ -296,8 +305,8 @@ Status TileAttention::add_open(const AttendTask& task) {
                      .column_count = head_dim,
                      .padded_columns = channels_,
                      .bfloat = bfloat};
-    VKV_TRY(score_halves(tile, item.scale));
-    (void)weigh(padded_tokens(token_count), /*bytes=*/false, half_beta_.data(), item.scale);
+    VKV_TRY(score_halves(tile, factor));
+    (void)weigh(padded_tokens(token_count), /*bytes=*/false, half_beta_.data(), factor);
     tile.values = item.open.v + offset;
     VKV_TRY(add_half_values(tile, /*transposed=*/false));
   }
@@ -313,8 +322,8 @@ Status TileAttention::score_codes(Codec codec, const CodeTile& tile, float facto
     return {};
   }
   VKV_TRY(products_.multiply_codes(tile,
-                                   Rows<const uint8_t>{q_planes_.data(), 2 * rows_ + 1, channels_},
-                                   Rows<int32_t>{sums_.data(), 2 * rows_ + 1, kTileTokens}));
+                                   {q_planes_.data(), 2 * rows_, channels_, /*is_signed=*/true},
+                                   Rows<int32_t>{sums_.data(), 2 * rows_, kTileTokens}));
   functions_.scores_from_planes(sums_.data(), rows_, tokens, q_step_.data(), factor,
                                 scores_.data());
   return {};
@@ -336,7 +345,7 @@ void TileAttention::set_dead(int tokens, float value) {
 }
 
 bool TileAttention::weigh(int tokens, bool bytes, const double* beta, float factor) {
-  // A score of -inf leaves a weight of e^-87: nothing in planes, and set to zero in fp32.
+  // A score of -inf leaves a weight of next to nothing: none in planes, and set to zero in fp32.
   if (live_ != nullptr) set_dead(tokens, -std::numeric_limits<float>::infinity());
   const TileWeights weights = tile_weights(tokens);
   if (bytes) {
@@ -359,7 +368,7 @@ Status TileAttention::add_code_values(const CodeTile& tile, bool bytes) {
     return {};
   }
   VKV_TRY(products_.multiply_codes(
-      tile, Rows<const uint8_t>{weight_planes_.data(), 2 * rows_, kTileTokens},
+      tile, {weight_planes_.data(), 2 * rows_, kTileTokens, /*is_signed=*/false},
       Rows<int32_t>{sums_.data(), 2 * rows_, channels_}));
   functions_.add_plane_products(sums_.data(), output(value_scale_.data(), byte_zero_.data()));
   return {};

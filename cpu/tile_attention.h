@@ -103,7 +103,7 @@ class TileAttention {
   Queries rotated_q_;         // H q, once a block has asked for it
   bool has_rotated_q_ = false;
   Buffer<float> scaled_q_;     // [rows, channels]: q * scale, for codes as fp32
-  Buffer<uint8_t> q_planes_;   // [2 * rows + 1, channels]
+  Buffer<uint8_t> q_planes_;   // [2 * rows, channels]
   Buffer<float> q_step_;       // [rows]
   Buffer<double> q_beta_;      // [rows]
   Buffer<float> scale_;        // [channels] of the key header while it is loaded
@@ -116,7 +116,7 @@ class TileAttention {
   Buffer<float> zero_sum_;     // [rows]: of weight * zero of V per token
   Buffer<float> ones_;         // [channels]
 
-  Buffer<int32_t> sums_;           // [2 * rows + 1, kTileTokens] or [2 * rows, channels]
+  Buffer<int32_t> sums_;           // [2 * rows, kTileTokens] or [2 * rows, channels]
   Buffer<float> scores_;           // [rows, kTileTokens]
   Buffer<uint8_t> weight_planes_;  // [2 * rows, kTileTokens]
   Buffer<int> visible_;            // [rows]

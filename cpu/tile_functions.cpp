@@ -20,6 +20,8 @@ const TileFunctions& tile_functions() {
       .unpack_floats = &VKV_ISA::unpack_floats,
       .transpose_halves = &VKV_ISA::transpose_halves,
       .convert_halves = &VKV_ISA::convert_halves,
+      .make_unsigned = &VKV_ISA::make_unsigned,
+      .subtract_code_sums = &VKV_ISA::subtract_code_sums,
       .dot_halves = &VKV_ISA::dot_halves,
       .sum_halves = &VKV_ISA::sum_halves,
       .rotate_rows = &VKV_ISA::rotate_rows,

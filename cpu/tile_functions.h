@@ -23,7 +23,7 @@ inline constexpr int kPanelWidth = 64;
 inline constexpr int kTileTokens = 128;
 inline constexpr int kPlaneSteps =
     65534;  // the tile's largest weight; one step is left for rounding
-inline constexpr int kQuerySteps = 32767;  // the largest |q * s| of a row
+inline constexpr int kQuerySteps = 127 * 257;  // the largest |q * s| of a row: 127 in both planes
 
 // Bytes that will be read soon: each step of other work asks the memory for some of them, so that
 // it is never idle and never asked for all at once. A core of a server has some 16 lines in flight
@@ -44,6 +44,14 @@ struct CodeTile {
   Ahead* ahead = nullptr;  // stepped on the way, if there is one
 };
 
+// Row-major rows of bytes that meet codes: those of queries are signed, those of weights are not.
+struct ByteRows {
+  const uint8_t* bytes;
+  int count;
+  int stride;  // bytes
+  bool is_signed;
+};
+
 // Row-major 16-bit values. `row_count` may be any number; columns in 8s.
 struct HalfTile {
   const uint16_t* values;
@@ -55,16 +63,17 @@ struct HalfTile {
   Ahead* ahead = nullptr;  // stepped on the way, if there is one
 };
 
-// Rows of q against the scales of a block: planes of bytes whose products with codes, recombined,
-// are q * s * code in steps of step[row].
+// Rows of q against the scales of a block: planes of signed bytes whose products with codes, 256
+// times the high ones' and the low ones', are q * s * code in steps of step[row].
 struct QueryPlanes {
-  uint8_t* planes;  // [2 * rows + 1, channels]: high bytes, low bytes, ones
+  uint8_t* planes;  // [2 * rows, channels]: high bytes, low bytes
   float* step;      // [rows]
   double* beta;     // [rows]: what codes do not see, to be added to the unscaled score
   Ahead* ahead;     // stepped a row
 };
 
-// One tile's softmax weights, each relative to exp(max of the row).
+// One tile's softmax weights 2^(score - max of the row): scores and maxima are in logarithms of
+// base two, that is multiplied by log2(e) with all else that scales them.
 struct TileWeights {
   int rows;
   const int* visible;  // [rows]: the row sees the tile's first tokens, this many
@@ -122,6 +131,12 @@ struct TileFunctions {
   void (*transpose_halves)(const HalfTile& tile, float* panels);
   // k = rows, n = columns: V of open tokens.
   void (*convert_halves)(const HalfTile& tile, float* panels);
+  // Products of signed bytes where the unsigned ones alone are multiplied: bytes + 128, `count` of
+  // them in 32s; and products [row_count, n] of those, less 128 times code_sums [n]; n in 32s.
+  void (*make_unsigned)(const uint8_t* bytes, size_t count, uint8_t* target);
+  void (*subtract_code_sums)(const int32_t* products, const int32_t* code_sums, int row_count,
+                             int row_stride, int n, int32_t* target, int target_stride);
+
   // products[m][n] = sum over k of rows[m][k] * value[n][k], without a panel; n is padded to 32 by
   // zeros. row_stride, product_stride: values.
   void (*dot_halves)(const HalfTile& tile, const float* rows, int row_count, int row_stride,
@@ -141,7 +156,7 @@ struct TileFunctions {
   void (*scale_queries)(const float* q, const double* wide_q, int rows, int channels,
                         const float* scale, const double* zero, float* scaled, double* beta);
 
-  // products: [2 * rows + 1, kTileTokens] of query planes and codes -> scores, times `factor`.
+  // products: [2 * rows, kTileTokens] of query planes and codes -> scores, times `factor`.
   void (*scores_from_planes)(const int32_t* products, int rows, int tokens, const float* step,
                              float factor, float* scores);
   void (*scale_scores)(float* scores, int rows, int tokens, float factor);

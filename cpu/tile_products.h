@@ -30,8 +30,9 @@ class TileProducts {
   virtual ~TileProducts() = default;
 
   // products[m][n] = sum over k of rows[m][k] * code[n][k]; codes of 8 bits count as code - 128.
-  // Errors, of all: kUnsupported where oneDNN lacks a kernel.
-  virtual Status multiply_codes(const CodeTile& tile, const Rows<const uint8_t>& rows,
+  // Memory of the rows is as that of Rows. Errors, of all: kUnsupported where oneDNN lacks a
+  // kernel.
+  virtual Status multiply_codes(const CodeTile& tile, const ByteRows& rows,
                                 const Rows<int32_t>& products) = 0;
   // The same in fp32; codes of 8 bits count as they are.
   virtual Status multiply_codes(const CodeTile& tile, const Rows<const float>& rows,

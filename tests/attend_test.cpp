@@ -390,12 +390,14 @@ TEST(cpu_backend, an_unknown_engine_is_refused_with_a_list) {
   ASSERT_FALSE(backend.ok());
   EXPECT_EQ(backend.status().code(), Code::kInvalidArgument);
   EXPECT_EQ(backend.status().message(),
-            "there is no CPU engine 'abacus'; there are: amx onednn amx-emulated reference");
+            "there is no CPU engine 'abacus'; there are: amx vnni onednn amx-emulated reference");
 }
 
 TEST(cpu_backend, the_name_says_which_instructions_it_found) {
   const char* forced = std::getenv("VKV_CPU");
-  const std::string best = can_run(TileEngine::kAmx).ok() ? "amx" : "onednn";
+  const std::string best = can_run(TileEngine::kAmx).ok()    ? "amx"
+                           : can_run(TileEngine::kVnni).ok() ? "vnni"
+                                                             : "onednn";
   const std::string begin = "cpu-" + (forced == nullptr ? best : std::string(forced)) + " (";
   EXPECT_EQ(engine().name().substr(0, begin.size()), begin);
   EXPECT_EQ(oracle().name(), "cpu-reference");

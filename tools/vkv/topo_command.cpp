@@ -43,6 +43,18 @@ std::vector<std::pair<std::string, std::string>> engine_states() {
   return states;
 }
 
+// By number of rows: who multiplies which codes; see cpu/contest.h.
+std::vector<std::string> contest_lines() {
+  std::vector<std::string> lines;
+  int rows = 0;
+  for (const ContestResult& result : contest_results()) {
+    if (result.rows != rows) lines.push_back(fmt::format("{:>2} rows:", result.rows));
+    rows = result.rows;
+    lines.back() += fmt::format(" i{} {}", result.bits, name(result.winner));
+  }
+  return lines;
+}
+
 // "available", or why not.
 std::string io_uring_state() {
   std::FILE* file = std::tmpfile();
@@ -168,6 +180,9 @@ int topo_command(bool json) {
     Json all = topology_json(topology.value(), gpus);
     all["attention_engine"] = attention_engine();
     for (const auto& [engine, state] : engine_states()) all["attention_engines"][engine] = state;
+    for (const ContestResult& result : contest_results())
+      all["codes_multiplied_by"].push_back(
+          {{"bits", result.bits}, {"rows", result.rows}, {"engine", name(result.winner)}});
     all["io_uring"] = io_uring_state();
     all["media"] = media_decoder_name();
     fmt::print("{}\n", all.dump(1, ' ', false, Json::error_handler_t::replace));
@@ -179,6 +194,7 @@ int topo_command(bool json) {
   fmt::print("attention  {}\n", attention_engine());
   for (const auto& [engine, state] : engine_states())
     fmt::print("  VKV_CPU={:<13} {}\n", engine, state);
+  for (const std::string& line : contest_lines()) fmt::print("  codes of {}\n", line);
   fmt::print("io_uring   {}\n", io_uring_state());
   fmt::print("media      {}\n", media_decoder_name());
   return kExitDone;
