@@ -15,6 +15,7 @@ readonly PACKAGES=(
   libpcre2-dev libutf8proc-dev              # the tokenizer
   libavformat-dev libavcodec-dev libswscale-dev libavutil-dev  # images and video
   libgtest-dev                              # tests
+  file                                      # which files of a Debian package are programs
   libjs-chart.js                            # plots of `vkv quality --report`
   jq                                        # tools/demo.sh reads the samples' right answers
 )
