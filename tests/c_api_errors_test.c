@@ -141,7 +141,9 @@ void wrong_numbers_are_told(void) {
   vkv_policy policy;
   CHECK_OK(vkv_policy_init(&policy, sizeof policy, "exact"));
   REFUSED(layers, -1, "layers is -1");
+  REFUSED(layers, INT32_MAX, "layers is 2147483647; it must be 1 to 65536");
   REFUSED(q_heads, 3, "q_heads is 3");
+  REFUSED(q_heads, INT32_MAX - 1, "q_heads is 2147483646; it must be at most 65536");
   REFUSED(kv_heads, 0, "kv_heads is 0");
   REFUSED(head_dim, INT32_MIN, "head_dim is -2147483648");
   REFUSED(element, 3, "options.element is 3; it may be 0 to 2");
