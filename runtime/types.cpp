@@ -9,17 +9,25 @@
 #include "vkv/stats.h"
 
 namespace vkv {
+namespace {
+
+constexpr int kCountMax = 65536;  // of layers and heads: more than any model, less than overflows
+
+}  // namespace
 
 Status validate(const KvShape& shape) {
   const auto wrong = [](const char* field, int value, const std::string& rule) {
     return Status(Code::kInvalidArgument,
                   std::string(field) + " is " + std::to_string(value) + "; it must be " + rule);
   };
-  if (shape.layers < 1) return wrong("layers", shape.layers, "at least 1");
+  if (shape.layers < 1 || shape.layers > kCountMax)
+    return wrong("layers", shape.layers, "1 to " + std::to_string(kCountMax));
   if (shape.kv_heads < 1) return wrong("kv_heads", shape.kv_heads, "at least 1");
   if (shape.q_heads < 1 || shape.q_heads % shape.kv_heads != 0)
     return wrong("q_heads", shape.q_heads,
                  "a positive multiple of kv_heads, " + std::to_string(shape.kv_heads));
+  if (shape.q_heads > kCountMax)
+    return wrong("q_heads", shape.q_heads, "at most " + std::to_string(kCountMax));
   if (shape.head_dim < 8 || shape.head_dim > kHeadDimMax || shape.head_dim % 8 != 0)
     return wrong("head_dim", shape.head_dim, "a multiple of 8 from 8 to 256");
   return {};

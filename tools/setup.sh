@@ -15,13 +15,14 @@ readonly PACKAGES=(
   libpcre2-dev libutf8proc-dev              # the tokenizer
   libavformat-dev libavcodec-dev libswscale-dev libavutil-dev  # images and video
   libgtest-dev                              # tests
+  file                                      # which files of a Debian package are programs
   libjs-chart.js                            # plots of `vkv quality --report`
   jq                                        # tools/demo.sh reads the samples' right answers
 )
 
 usage() {
   cat <<'HELP'
-Usage: tools/setup.sh [--with-language-model] [--cudnn] [--prefix DIR] [--help]
+Usage: tools/setup.sh [--with-language-model] [--cudnn] [--python] [--prefix DIR] [--help]
 
 Makes this machine ready to build vkv. Safe to run again: with nothing to do it takes a second.
 tools/test.sh and tools/demo.sh run it first, so that you rarely need to.
@@ -40,6 +41,9 @@ Then: cmake --preset cpu && cmake --build --preset cpu && ctest --preset cpu
   --cudnn       also fetch the headers of cuDNN's frontend, 3 MB, from PyPI into the cache: with
                 them and cuDNN 9's own, a build with CUDA prefills through cuDNN where it finds one
                 (tools/fetch_cudnn_frontend.sh; installs python3-pip)
+  --python      also fetch nanobind, 240 KB, from PyPI into the cache: with it and Python's headers
+                a build has the Python module (tools/fetch_nanobind.sh; installs python3-dev and
+                python3-pip)
   --prefix DIR  also put all libraries that vkv needs, FFmpeg's excepted, into DIR (under 30 MiB).
                 Carry DIR to an x86-64 Debian or Ubuntu machine that has a compiler and CMake but no
                 network and no root, and build there with
@@ -92,7 +96,7 @@ check_machine() {
 }
 
 main() {
-  local prefix='' with_language_model=0 cudnn=''
+  local prefix='' with_language_model=0 cudnn='' python=''
   while [ $# -gt 0 ]; do
     case $1 in
       --prefix)
@@ -108,6 +112,10 @@ main() {
         cudnn=wanted
         shift
         ;;
+      --python)
+        python=wanted
+        shift
+        ;;
       --help | -h) usage && return ;;
       *) die "unknown option '$1'; see tools/setup.sh --help" ;;
     esac
@@ -121,6 +129,10 @@ main() {
     install_packages python3-pip
     cudnn=$(tools/fetch_cudnn_frontend.sh)
     say "cuDNN's frontend is in $cudnn"
+  fi
+  if [ -n "$python" ]; then
+    install_packages python3-dev python3-pip
+    say "nanobind is in $(tools/fetch_nanobind.sh)"
   fi
   if [ -n "$prefix" ]; then
     install_packages patchelf

@@ -14,6 +14,7 @@
 #include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
+#include "vkv/version.h"
 
 namespace {
 

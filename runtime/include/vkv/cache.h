@@ -47,7 +47,7 @@ struct AttendRequest {
   bool ends_window = false;
 };
 
-class Cache {
+class VKV_API Cache {
  public:
   // Errors: kInvalidArgument for options out of range, kOutOfMemory for budgets too small for one
   // block and its staging, kIo for a store file that cannot be made, kUnsupported for what the

@@ -59,23 +59,23 @@ struct PrecisionPolicy {
 };
 
 // The pairs of one layer: its override, or the policy's own.
-LayerPrecision precision_of_layer(const PrecisionPolicy& policy, int layer);
+VKV_API LayerPrecision precision_of_layer(const PrecisionPolicy& policy, int layer);
 
 // Errors: kInvalidArgument naming the field and what it may be. What depends on the model (the
 // number of layers) is checked by Cache::open.
-Status validate(const PrecisionPolicy& policy);
+VKV_API Status validate(const PrecisionPolicy& policy);
 
 // exact, safe, balanced, visual2, visual1, extreme, onebit.
 // Errors: kInvalidArgument, listing the names there are.
-Result<PrecisionPolicy> precision_preset(std::string_view name);
-std::vector<std::string_view> precision_preset_names();
+VKV_API Result<PrecisionPolicy> precision_preset(std::string_view name);
+VKV_API std::vector<std::string_view> precision_preset_names();
 
 // Whether the 16-bit K and V of low tokens stay beside their codes. A later question over the same
 // media is then read at 16 bit, and the tokens that it looks at get high precision; without them,
 // a token stays what the window that brought it made of it. DRAM: 16 bit a value, demoted first
 // where there is an NVMe tier. NVMe: written out at the end of the window, read once a question.
 enum class KeepOriginal : uint8_t { kNone = 0, kDram = 1, kNvme = 2 };
-std::string_view name(KeepOriginal keep);  // "none", "dram", "nvme"
+VKV_API std::string_view name(KeepOriginal keep);  // "none", "dram", "nvme"
 
 // What happens when a sample of the quality meter is above the bound.
 enum class QualityAction : uint8_t {

@@ -42,7 +42,7 @@ struct RoleStats {
 // in several.
 enum class TokenForm : uint8_t { kOpen = 0, kHigh = 1, kLow = 2, kPromoted = 3, kOriginal = 4 };
 inline constexpr int kTokenFormCount = 5;
-std::string_view name(TokenForm form);  // "open", "high", "low", "promoted", "original"
+VKV_API std::string_view name(TokenForm form);  // "open", "high", "low", "promoted", "original"
 
 // Tokens of one role, form and codec pair, summed over layers.
 struct FormStats {

@@ -32,6 +32,7 @@ enum class Code : int {  // the C ABI returns these numbers: append only
   kNotFound = 6,         // no such sequence, file or model part
   kDataLoss = 7,         // stored bytes do not match their checksum, or a file is truncated
   kCancelled = 8,        // stopped on the caller's request
+  kInternal = 9,         // a fault of vkv or of a library below it; the message has its words
 };
 
 class [[nodiscard]] Status {

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "vkv/status.h"
+#include "vkv/version.h"
 
 // Lets arithmetic be shared with device code. The only such macro.
 #if defined(__CUDACC__)
@@ -51,11 +52,11 @@ struct KvShape {
 };
 
 // Errors: kInvalidArgument, naming the field and what it may be.
-Status validate(const KvShape& shape);
+VKV_API Status validate(const KvShape& shape);
 
-std::string_view name(Role role);
-std::string_view name(Tier tier);
-std::string_view name(Codec codec);
+VKV_API std::string_view name(Role role);
+VKV_API std::string_view name(Tier tier);
+VKV_API std::string_view name(Codec codec);
 
 // Bits of one stored value, without metadata: 16, 8, 4, 2 or 1.
 VKV_HD constexpr int bits_of(Codec codec) {
