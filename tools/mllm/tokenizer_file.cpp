@@ -197,7 +197,11 @@ Status read_model(const Json& root, TokenizerFile& file) {
     file.vocabulary[token] = id;
   }
   const Json* const merges = find(*model, "merges");
-  if (merges == nullptr || !merges->is_array()) return broken("the model has no merges");
+  // Bytes alone need none; more tokens than these come from merging them.
+  constexpr size_t kByteTokens = 256;
+  if (merges == nullptr || !merges->is_array() ||
+      (merges->empty() && file.vocabulary.size() > kByteTokens))
+    return broken("the model has no merges");
   return read_merges(*merges, file);
 }
 
