@@ -201,7 +201,8 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
       ->capture_default_str()
       ->group(group);
   command
-      .add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen, chatml or plain")
+      .add_option("--prompt-style", a.prompt_style,
+                  "auto, question, llava-qwen, chatml, qwen-vl or plain")
       ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
