@@ -61,9 +61,10 @@ Result<PromptStyle> prompt_style(std::string_view name) {
   if (name == "chatml") return PromptStyle::kChatml;
   if (name == "plain") return PromptStyle::kPlain;
   if (name == "qwen-vl") return PromptStyle::kQwenVl;
+  if (name == "vicuna") return PromptStyle::kVicuna;
   return Status(Code::kInvalidArgument,
                 fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen, chatml, "
-                            "plain and qwen-vl",
+                            "plain, qwen-vl and vicuna",
                             name));
 }
 
@@ -102,6 +103,12 @@ void Prompt::choose_parts(PromptStyle style) {
       if (is_qwen) after_media_ = {{true, "<|vision_end|>"}};
       break;
     }
+    case PromptStyle::kVicuna:
+      start_ = {{false, "USER: "}};
+      between_media_ = {{false, "\n"}};
+      question_with_media_ = {{false, "\n{question} ASSISTANT:"}};
+      question_alone_ = {{false, "USER: {question} ASSISTANT:"}};
+      break;
     case PromptStyle::kPlain:
       question_with_media_ = {{false, "{question}"}};
       question_alone_ = question_with_media_;
@@ -115,15 +122,22 @@ Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style,
   if (style == PromptStyle::kAuto) {
     const bool is_chat = tokenizer->find(kImStart).has_value();
     if (config.has_vision())
-      style = is_chat ? PromptStyle::kLlavaQwen : PromptStyle::kQuestion;
+      style = is_chat                        ? PromptStyle::kLlavaQwen
+              : tokenizer->has_space_marks() ? PromptStyle::kVicuna
+                                             : PromptStyle::kQuestion;
     else
       style = is_chat ? PromptStyle::kChatml : PromptStyle::kPlain;
   }
   Prompt prompt(config);
   prompt.tokenizer_ = tokenizer;
   prompt.choose_parts(style);
-  for (const auto* parts :
-       {&prompt.start_, &prompt.before_media_, &prompt.after_media_, &prompt.question_with_media_})
+  if (style != PromptStyle::kQuestion)  // has its own
+    for (auto* parts : {&prompt.start_, &prompt.question_alone_})
+      for (size_t i = 0; i < tokenizer->begin_tokens().size(); ++i)
+        parts->insert(parts->begin() + static_cast<ptrdiff_t>(i),
+                      {true, tokenizer->begin_tokens()[i]});
+  for (const auto* parts : {&prompt.start_, &prompt.before_media_, &prompt.after_media_,
+                            &prompt.question_with_media_, &prompt.question_alone_})
     for (const Part& part : *parts)
       if (part.special && !tokenizer->find(part.text))
         return Status(Code::kInvalidArgument,
@@ -144,7 +158,10 @@ Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
     std::string text = part.text;
     if (const size_t at = text.find(kQuestionMark); at != std::string::npos)
       text.replace(at, kQuestionMark.size(), question);
-    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain));
+    // The text before which no other text or medium stands is the input's first.
+    const bool is_first = &parts == &start_ || &parts == &question_alone_;
+    const auto place = is_first ? Tokenizer::TextPlace::kFirst : Tokenizer::TextPlace::kBehind;
+    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain, place));
     target.tokens.insert(target.tokens.end(), tokens.begin(), tokens.end());
     target.roles.resize(target.tokens.size(), Role::kText);
   }
@@ -155,6 +172,7 @@ Result<PromptTokens> Prompt::media(std::span<const VisualShape> shapes) const {
   PromptTokens prompt;
   VKV_TRY(append(start_, {}, prompt));
   for (const VisualShape& shape : shapes) {
+    if (&shape != &shapes.front()) VKV_TRY(append(between_media_, {}, prompt));
     VKV_TRY(append(before_media_, {}, prompt));
     const auto count = static_cast<size_t>(visual_token_count(config_, shape));
     const bool has_own = shape.is_video && config_.video_token >= 0;

@@ -18,8 +18,8 @@
 
 namespace vkv {
 
-// "auto", "question", "llava-qwen", "chatml", "plain", "qwen-vl". Errors: kInvalidArgument, listing
-// them.
+// "auto", "question", "llava-qwen", "chatml", "plain", "qwen-vl", "vicuna". Errors:
+// kInvalidArgument, listing them.
 Result<PromptStyle> prompt_style(std::string_view name);
 
 struct PromptTokens {
@@ -61,6 +61,7 @@ class Prompt {
   ModelConfig config_;
   std::vector<Part> start_;                       // before the media
   std::vector<Part> before_media_, after_media_;  // of each of them
+  std::vector<Part> between_media_;               // of two of them
   std::vector<Part> question_with_media_;
   std::vector<Part> question_alone_;
 };

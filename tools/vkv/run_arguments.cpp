@@ -202,7 +202,7 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
       ->group(group);
   command
       .add_option("--prompt-style", a.prompt_style,
-                  "auto, question, llava-qwen, chatml, qwen-vl or plain")
+                  "auto, question, llava-qwen, chatml, qwen-vl, vicuna or plain")
       ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
