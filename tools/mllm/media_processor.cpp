@@ -27,6 +27,14 @@ Result<MediaProcessor> MediaProcessor::load(const std::filesystem::path& model_d
   return processor;
 }
 
+Status MediaProcessor::limit_tokens(int64_t tokens) {
+  if (!pictures_)
+    return {Code::kUnsupported, "pictures of this model have one size, and always as many tokens"};
+  pictures_->limit_tokens(tokens);
+  videos_->limit_tokens(tokens);
+  return {};
+}
+
 Result<VisualInput> MediaProcessor::picture(const Image& image) const {
   if (pictures_) return pictures_->process({&image, 1});
   VKV_TRY_ASSIGN(values, fixed_->process(image));

@@ -25,6 +25,9 @@ class MediaProcessor {
   // Frames that go through the tower as pictures are one each, others one together.
   Result<std::vector<VisualInput>> video(const Video& video) const;
 
+  // See QwenProcessor::limit_tokens. Errors: kUnsupported where pictures have one size.
+  Status limit_tokens(int64_t tokens);
+
   // Of pictures of one size; null where they have any.
   const ImageProcessor* fixed() const { return fixed_ ? &*fixed_ : nullptr; }
   // Of Qwen's; else null.

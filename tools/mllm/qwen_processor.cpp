@@ -92,6 +92,13 @@ Result<QwenProcessor> QwenProcessor::parse(const ProcessorSettings& settings, Se
   return processor;
 }
 
+void QwenProcessor::limit_tokens(int64_t tokens) {
+  VKV_CHECK(tokens >= 1);
+  const int64_t edge = int64_t{patch_edge_} * merge_edge_;
+  pixels_max_ = std::min(pixels_max_, tokens * edge * edge);
+  pixels_min_ = std::min(pixels_min_, pixels_max_);
+}
+
 void QwenProcessor::append_step(std::span<const Image* const> frames,
                                 std::vector<float>& values) const {
   const int edge = patch_edge_, merge = merge_edge_;

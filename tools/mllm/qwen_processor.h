@@ -40,6 +40,10 @@ class QwenProcessor {
   // and for frames of different sizes.
   Result<VisualInput> process(std::span<const Image> frames) const;
 
+  // Fewer pixels than the checkpoint has, so that a picture or step becomes at most `tokens`
+  // tokens, but for pictures of one token's height or width that are longer. tokens >= 1.
+  void limit_tokens(int64_t tokens);
+
   int patch_edge() const { return patch_edge_; }
   int merge_edge() const { return merge_edge_; }
   int temporal_patch() const { return temporal_patch_; }

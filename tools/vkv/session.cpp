@@ -50,6 +50,7 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
   std::optional<MediaProcessor> processor;
   if (model->config().has_vision()) {
     VKV_TRY_ASSIGN(loaded, load_media_processor(options.model, model->config()));
+    if (options.visual_tokens_max > 0) VKV_TRY(loaded.limit_tokens(options.visual_tokens_max));
     processor.emplace(std::move(loaded));
   }
   CacheOptions cache_options = options.cache;

@@ -23,6 +23,7 @@ struct SessionOptions {
   std::string model;   // as of Model::load
   CacheOptions cache;  // shape, element and stream are the model's; its device is both's
   GeneratorOptions generator;
+  int visual_tokens_max = 0;   // of a picture or pair of frames; 0: what the checkpoint says
   std::string media_settings;  // names what else changes K and V, where the cache keeps its store
 };
 
