@@ -19,10 +19,12 @@ struct VisionAttentionParams {
   int64_t positions = 0;
   int64_t heads = 0;
   int64_t head_dim = 0;
+  int64_t scores_max = int64_t{64} << 20;  // that `scores` holds; at least heads * positions
 };
 
-// `scores` grows to parts * heads * positions^2 values, or to those of one part where so many are
-// more than 64 million. On the TBB arena of the caller. Errors: oneDNN's.
+// `scores` grows to parts * heads * positions^2 values, or as far as scores_max lets it: a picture
+// of 65,000 patches would need 256 GiB. The result does not depend on it. On the TBB arena of the
+// caller. Errors: oneDNN's.
 Status vision_attention(const VisionAttentionParams& params, std::vector<float>& scores);
 
 }  // namespace vkv
