@@ -17,8 +17,8 @@ namespace vkv {
 inline const std::string kClipLlama = VKV_SOURCE_DIR "/tests/golden/clip_llama";
 
 struct ClipLlamaGolden {
-  std::vector<std::vector<float>> images;  // two
-  std::vector<float> features;             // of both
+  std::vector<VisualInput> images;  // two
+  std::vector<float> features;      // of both
   std::vector<int32_t> tokens;
   std::vector<float> logits;  // [tokens, vocabulary]
 };
@@ -28,10 +28,11 @@ inline ClipLlamaGolden load_clip_llama_golden() {
   VKV_CHECK(file.ok());
   const std::vector<float> pixels = golden_floats(file.value(), "pixel_values");
   const auto half = pixels.begin() + static_cast<int64_t>(pixels.size() / 2);
-  return {.images = {{pixels.begin(), half}, {half, pixels.end()}},
-          .features = golden_floats(file.value(), "features"),
-          .tokens = golden_tokens(file.value(), "input_ids"),
-          .logits = golden_floats(file.value(), "logits")};
+  return {
+      .images = {VisualInput{{pixels.begin(), half}, {}}, VisualInput{{half, pixels.end()}, {}}},
+      .features = golden_floats(file.value(), "features"),
+      .tokens = golden_tokens(file.value(), "input_ids"),
+      .logits = golden_floats(file.value(), "logits")};
 }
 
 // Every position's logits, the prompt in two parts: the first `first` tokens and the rest.

@@ -23,7 +23,7 @@ class comparison : public testing::Test {
   static void SetUpTestSuite() {
     model_ = Model::load(kTinyVlm + "model", {.threads = 2}).value().release();
     tokenizer_ = new Tokenizer(std::move(Tokenizer::load(kTinyVlm + "model").value()));
-    processor_ = new ImageProcessor(ImageProcessor::load(kTinyVlm + "model").value());
+    processor_ = new MediaProcessor(MediaProcessor::load(kTinyVlm + "model").value());
   }
   static void TearDownTestSuite() {
     delete model_;
@@ -74,7 +74,7 @@ class comparison : public testing::Test {
 
   static inline Model* model_;
   static inline Tokenizer* tokenizer_;
-  static inline ImageProcessor* processor_;
+  static inline MediaProcessor* processor_;
 };
 
 TEST_F(comparison, exact_agrees_with_itself_and_knows_the_answers) {

@@ -11,6 +11,7 @@
 #include "tests/device_values.h"
 #include "tools/mllm/cuda/image_attention.h"
 #include "tools/mllm/ops.h"
+#include "tools/mllm/rope.h"
 
 namespace vkv {
 namespace {
@@ -96,27 +97,44 @@ TYPED_TEST(cuda_ops, rotate_takes_q_k_and_v_apart_and_turns_q_and_k) {
     const int64_t q_width = of.q_heads * of.head_dim, kv_width = of.kv_heads * of.head_dim;
     auto q = random_floats(of.rows * q_width, 6), k = random_floats(of.rows * kv_width, 7);
     const auto v = random_floats(of.rows * kv_width, 8);
-    std::vector<float> qkv, positions_bits;
-    std::vector<int32_t> positions;
+    std::vector<float> qkv, positions_bits[3], axes_bytes;
+    std::vector<RopePosition> positions;
     for (int64_t row = 0; row < of.rows; ++row) {
       qkv.insert(qkv.end(), q.begin() + row * q_width, q.begin() + (row + 1) * q_width);
       qkv.insert(qkv.end(), k.begin() + row * kv_width, k.begin() + (row + 1) * kv_width);
       qkv.insert(qkv.end(), v.begin() + row * kv_width, v.begin() + (row + 1) * kv_width);
-      positions_bits.push_back(std::bit_cast<float>(static_cast<int32_t>(of.position + row)));
+      const auto at = static_cast<int32_t>(of.position + row);
+      positions.push_back({at, at / 2, at / 3});
+      const RopePosition& last = positions.back();
+      for (const auto& [axis, value] :
+           {std::pair(0, last.time), std::pair(1, last.row), std::pair(2, last.column)})
+        positions_bits[axis].push_back(std::bit_cast<float>(value));
     }
-    constexpr double kTheta = 1e6;
-    const RopeTable rope(of.position, of.rows, of.head_dim, kTheta);
+    for (const int axis : {1, 2})
+      positions_bits[0].insert(positions_bits[0].end(), positions_bits[axis].begin(),
+                               positions_bits[axis].end());
+    const int half = of.head_dim / 2;
+    const RopeChannels channels =
+        rope_channels(of.head_dim, 1e6, {half / 4, half / 4, half - half / 4 * 2});
+    const RopeTable rope(positions, channels);
+    // Four axes a float: DeviceValues holds floats.
+    std::vector<uint8_t> axes = channels.axes;
+    axes.resize((axes.size() + 3) / 4 * 4);
+    axes_bytes.resize(axes.size() / 4);
+    std::memcpy(axes_bytes.data(), axes.data(), axes.size());
     rope.apply(q.data(), of.q_heads);
     rope.apply(k.data(), of.kv_heads);
 
-    const DeviceValues<float> device_qkv(qkv), device_positions(positions_bits);
-    const DeviceValues<float> frequency(rope_frequency(of.head_dim, kTheta));
+    const DeviceValues<float> device_qkv(qkv), device_positions(positions_bits[0]);
+    const DeviceValues<float> frequency(channels.frequency), device_axes(axes_bytes);
     const DeviceValues<TypeParam> q_out(of.rows * q_width);
     const DeviceValues<TypeParam> k_out(of.rows * kv_width), v_out(of.rows * kv_width);
     expect_ok(launch_rotate<TypeParam>(
         {.qkv = device_qkv.data(),
          .positions = reinterpret_cast<const int32_t*>(device_positions.data()),
+         .position_stride = of.rows,
          .frequency = frequency.data(),
+         .axes = reinterpret_cast<const uint8_t*>(device_axes.data()),
          .q = q_out.data(),
          .k = k_out.data(),
          .v = v_out.data(),
@@ -128,6 +146,34 @@ TYPED_TEST(cuda_ops, rotate_takes_q_k_and_v_apart_and_turns_q_and_k) {
     expect_near<TypeParam>(q_out.read(), q, kTolerance);
     expect_near<TypeParam>(k_out.read(), k, kTolerance);
     expect_near<TypeParam>(v_out.read(), v, 0.0f);
+  }
+}
+
+TYPED_TEST(cuda_ops, turn_turns_q_and_k_of_pictures_and_leaves_v) {
+  struct Case {
+    int head_dim, heads, period, steps;
+  };
+  for (const Case& of : {Case{16, 2, 12, 1}, Case{80, 16, 8, 3}, Case{128, 1, 5, 2}}) {
+    SCOPED_TRACE(of.head_dim);
+    const int64_t rows = int64_t{of.period} * of.steps, width = of.heads * of.head_dim;
+    auto expected = rounded<TypeParam>(random_floats(rows * 3 * width, 12));
+    const DeviceValues<TypeParam> qkv(expected);
+    std::vector<RopePosition> positions;
+    for (int row = 0; row < of.period; ++row) positions.push_back({0, row / 2, row % 3});
+    const RopeTable rope(positions, image_rope_channels(of.head_dim, 1e4));
+    for (int step = 0; step < of.steps; ++step)
+      rope.apply(expected.data() + step * of.period * 3 * width, 2 * of.heads, 3 * width);
+
+    const DeviceValues<float> cosine(rope.cosine()), sine(rope.sine());
+    expect_ok(launch_turn<TypeParam>({.qkv = qkv.data(),
+                                      .cosine = cosine.data(),
+                                      .sine = sine.data(),
+                                      .rows = rows,
+                                      .period = of.period,
+                                      .heads = of.heads,
+                                      .head_dim = of.head_dim},
+                                     nullptr));
+    expect_near<TypeParam>(qkv.read(), expected, kTolerance);
   }
 }
 

@@ -39,13 +39,13 @@ class generate : public testing::Test {
   }
 
   // Pictures of noise: what is said of them does not matter here.
-  static std::vector<std::vector<float>> noise(int image_count) {
-    std::vector<std::vector<float>> images(static_cast<size_t>(image_count));
+  static std::vector<VisualInput> noise(int image_count) {
+    std::vector<VisualInput> images(static_cast<size_t>(image_count));
     uint32_t state = 20;
     for (auto& image : images)
       for (int i = 0; i < 3 * 128 * 128; ++i) {
         state = state * 1664525 + 1013904223;
-        image.push_back(static_cast<float>(state >> 8) * 0x1p-23f - 1);
+        image.values.push_back(static_cast<float>(state >> 8) * 0x1p-23f - 1);
       }
     return images;
   }
@@ -171,7 +171,7 @@ TEST_F(generate, bad_questions_are_refused) {
 
   const auto prefix = asker.ingest(Media(), {});
   EXPECT_EQ(prefix.status().code(), code);
-  const auto encoded = asker.encode_media(std::vector<std::vector<float>>{{1, 2, 3}}, {});
+  const auto encoded = asker.encode_media(std::vector<VisualInput>{{{1, 2, 3}, {}}}, {});
   EXPECT_EQ(encoded.status().code(), code);
   EXPECT_NE(encoded.status().message().find("takes 3 x 128 x 128"), std::string::npos);
 }

@@ -84,7 +84,7 @@ class language_model : public testing::TestWithParam<Decoder> {
 };
 
 TEST_P(language_model, tokens_and_prompts_equal_those_of_transformers) {
-  const auto prompt = Prompt::make(tokenizer_.get(), PromptStyle::kAuto, -1, 0);
+  const auto prompt = Prompt::make(tokenizer_.get(), PromptStyle::kAuto, model_->config());
   ASSERT_TRUE(prompt.ok()) << prompt.status().message();
   for (const TextCase& golden : cases_) {
     const auto tokens = tokenizer_->encode(golden.text, Tokenizer::AddedTokens::kParse);
@@ -148,7 +148,7 @@ TEST_P(language_model, greedy_answers_equal_those_of_transformers) {
 TEST_P(language_model, pictures_are_refused) {
   EXPECT_FALSE(model_->config().has_vision());
   EXPECT_EQ(model_->config().tokens_per_image(), 0);
-  const std::vector<std::vector<float>> images(1, std::vector<float>(3 * 8 * 8));
+  const std::vector<VisualInput> images = {{std::vector<float>(3 * 8 * 8), {}}};
   const Status status = model_->encode_images(images, {}).status();
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_EQ(status.message(), "the model reads text alone: ask it without pictures and videos");

@@ -18,12 +18,12 @@ namespace vkv {
 
 // The pixel values of a case: those of the file, or the pictures through the image processor.
 // Nothing if this build reads no pictures.
-inline std::vector<std::vector<float>> golden_images(const std::string& checkpoint,
-                                                     const GoldenCase& golden) {
-  std::vector<std::vector<float>> images;
+inline std::vector<VisualInput> golden_images(const std::string& checkpoint,
+                                              const GoldenCase& golden) {
+  std::vector<VisualInput> images;
   if (!golden.pixels.empty()) {
     EXPECT_EQ(golden.images.size(), 1u);
-    return {golden.pixels};
+    return {VisualInput{golden.pixels, {}}};
   }
   auto processor = ImageProcessor::load(checkpoint);
   VKV_CHECK(processor.ok());
@@ -33,7 +33,7 @@ inline std::vector<std::vector<float>> golden_images(const std::string& checkpoi
     VKV_CHECK(image.ok());
     auto values = processor.value().process(image.value());
     VKV_CHECK(values.ok());
-    images.push_back(std::move(values.value()));
+    images.push_back({std::move(values.value()), {}});
   }
   return images;
 }

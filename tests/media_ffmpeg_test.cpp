@@ -26,9 +26,9 @@ Image loaded(const std::string& name) {
 }
 
 std::vector<Image> video(const std::string& name, const VideoSampling& sampling = {}) {
-  Result<std::vector<Image>> frames = load_video(kGolden + name, sampling);
-  EXPECT_TRUE(frames.ok()) << frames.status().message();
-  return frames.ok() ? std::move(frames.value()) : std::vector<Image>{};
+  Result<Video> loaded = load_video(kGolden + name, sampling);
+  EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+  return loaded.ok() ? std::move(loaded.value().frames) : std::vector<Image>{};
 }
 
 int largest_difference(const Image& a, const Image& b) {
@@ -137,10 +137,10 @@ TEST(media_ffmpeg, a_file_cut_anywhere_is_an_error_and_never_a_shorter_video) {
       std::ofstream(path, std::ios::binary)
           << bytes.substr(0, bytes.size() * static_cast<size_t>(tenth) / 10);
       // Without its index at the end, a Matroska file still has all of its frames.
-      Result<std::vector<Image>> frames = load_video(path, {});
-      if (frames.ok()) {
+      Result<Video> cut = load_video(path, {});
+      if (cut.ok()) {
         EXPECT_EQ(name, std::string("h264_709.mkv"));
-        EXPECT_EQ(frames.value().size(), 10u);
+        EXPECT_EQ(cut.value().frames.size(), 10u);
       }
     }
   }

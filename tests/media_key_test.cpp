@@ -45,18 +45,20 @@ TEST(media_key, differs_where_anything_differs) {
     std::ofstream(model / name, std::ios::binary | std::ios::trunc) << text;
   };
   write("config.json", "{}");
-  const std::vector<std::vector<float>> pixels = {{1, 2, 3}, {4, 5}};
-  const auto key = [&](const std::string& settings, const std::vector<std::vector<float>>& of) {
+  using Pictures = std::vector<VisualInput>;
+  const Pictures pixels = {{{1, 2, 3}, {}}, {{4, 5}, {}}};
+  const auto key = [&](const std::string& settings, const Pictures& of) {
     return media_key(model.path(), settings, of).value();
   };
   std::set<SequenceKey> keys = {
       key("a", pixels),
       key("b", pixels),
-      key("a", {{1, 2, 3, 4}, {5}}),
-      key("a", {{4, 5}, {1, 2, 3}}),
-      key("a", {{1, 2, 3}}),
+      key("a", {{{1, 2, 3, 4}, {}}, {{5}, {}}}),
+      key("a", {{{4, 5}, {}}, {{1, 2, 3}, {}}}),
+      key("a", {{{1, 2, 3}, {}}}),
+      key("a", {{{1, 2, 3}, {.steps = 3}}}),
   };
-  EXPECT_EQ(keys.size(), 5u);
+  EXPECT_EQ(keys.size(), 6u);
   EXPECT_EQ(key("a", pixels), key("a", pixels));
   write("config.json", "{ }");
   EXPECT_TRUE(keys.insert(key("a", pixels)).second);

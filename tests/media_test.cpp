@@ -19,9 +19,9 @@ namespace {
 const std::string kGolden = VKV_SOURCE_DIR "/tests/golden/media/";
 
 std::vector<Image> video(const std::string& name, const VideoSampling& sampling = {}) {
-  Result<std::vector<Image>> frames = load_video(kGolden + name, sampling);
-  EXPECT_TRUE(frames.ok()) << frames.status().message();
-  return frames.ok() ? std::move(frames.value()) : std::vector<Image>{};
+  Result<Video> loaded = load_video(kGolden + name, sampling);
+  EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+  return loaded.ok() ? std::move(loaded.value().frames) : std::vector<Image>{};
 }
 
 void expect_error(const Status& status, Code code, const std::string& words) {
@@ -106,6 +106,14 @@ TEST(turn_image, quarter_turns_are_clockwise) {
   EXPECT_EQ(turn_image(image, 2).rgb, levels({6, 5, 4, 3, 2, 1}));
   EXPECT_EQ(turn_image(image, 3).rgb, levels({3, 6, 2, 5, 1, 4}));
   EXPECT_EQ(turn_image(image, 1).width, 2);
+}
+
+TEST(frame_rate, is_that_of_the_frames_taken) {
+  EXPECT_NEAR(frame_rate(seconds_at(300, 30), 300), 30.0, 1e-9);
+  EXPECT_NEAR(frame_rate(seconds_at(300, 30), 10), 1.0, 1e-9);  // ten of ten seconds
+  EXPECT_EQ(frame_rate(seconds_at(1, 30), 1), 0.0);
+  EXPECT_EQ(frame_rate(std::vector<double>{2, 2, 2}, 3), 0.0);
+  EXPECT_EQ(load_video(kGolden + "small.npy", {}).value().frames_per_second, 0.0);
 }
 
 }  // namespace

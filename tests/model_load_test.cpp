@@ -143,7 +143,7 @@ TEST_F(model_load, a_truncated_file_of_weights_is_refused) {
 
 TEST_F(model_load, another_architecture_is_refused_with_what_there_is) {
   const Code code = Code::kUnsupported;
-  expect_refused("/model_type", "qwen2_vl", code, "there is \"llava\"");
+  expect_refused("/model_type", "gemma3", code, "there are \"llava\" (LlavaFor");
   expect_refused("/architectures", {"MistralForCausalLM"}, code, "LlavaForConditionalGeneration");
   expect_refused("/quantization_config", {{"bits", 4}}, code, "quantized weights");
   expect_refused("/text_config/model_type", "gemma", code, "there are qwen2 and llama");

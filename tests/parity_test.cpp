@@ -68,14 +68,13 @@ TEST_P(parity, image_features_equal_those_of_transformers) {
 }
 
 TEST_P(parity, prompt_tokens_equal_those_of_transformers) {
-  auto prompt = Prompt::make(tokenizer_.get(), PromptStyle::kAuto, model_->config().image_token,
-                             model_->config().tokens_per_image());
+  auto prompt = Prompt::make(tokenizer_.get(), PromptStyle::kAuto, model_->config());
   ASSERT_TRUE(prompt.ok()) << prompt.status().message();
   for (const GoldenCase& golden : cases_) {
     std::vector<int32_t> tokens;
     const bool with_media = !golden.images.empty();
     if (with_media)
-      tokens = prompt.value().media(static_cast<int>(golden.images.size())).value().tokens;
+      tokens = prompt.value().media(std::vector<VisualShape>(golden.images.size())).value().tokens;
     const auto question = prompt.value().question(golden.question, with_media);
     ASSERT_TRUE(question.ok()) << question.status().message();
     tokens.insert(tokens.end(), question.value().tokens.begin(), question.value().tokens.end());

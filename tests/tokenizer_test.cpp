@@ -10,6 +10,7 @@
 #include <random>
 #include <sstream>
 
+#include "tools/mllm/prompt.h"
 #include "tools/mllm/utf8.h"
 
 namespace vkv {
@@ -45,7 +46,7 @@ Json tinyvlm_file() { return Json::parse(file_text(kTinyVlm + "/tokenizer.json")
 
 TEST(tokenizer, ids_and_decoded_text_equal_those_of_hugging_face) {
   const Json goldens = Json::parse(file_text(kGolden + "cases.json"));
-  ASSERT_EQ(goldens.size(), 2u);
+  ASSERT_EQ(goldens.size(), 4u);
   for (const auto& [name, golden] : goldens.items()) {
     const Tokenizer tokenizer = tokenizer_of(name);
     for (const Json& item : golden["encoded"]) {
@@ -61,6 +62,54 @@ TEST(tokenizer, ids_and_decoded_text_equal_those_of_hugging_face) {
                 item["decoded"].get<std::string>())
           << name << ": " << item["ids"];
   }
+}
+
+// Through the style that the tokenizer's kind gives a model with vision.
+TEST(tokenizer, prompts_of_llava_1_5_are_those_of_its_template) {
+  ModelConfig config;
+  config.vision = {.kind = VisionKind::kClip, .layers = 1, .image_edge = 28, .patch_edge = 14};
+  config.feature_select = FeatureSelect::kDropFirst;
+  ASSERT_EQ(config.tokens_per_image(), 4);
+  const Json goldens = Json::parse(file_text(kGolden + "cases.json"));
+  for (const char* name : {"prepend_style", "metaspace_style"}) {
+    const Tokenizer tokenizer = tokenizer_of(name);
+    config.image_token = *tokenizer.find("<image>");
+    const auto prompt = Prompt::make(&tokenizer, PromptStyle::kAuto, config);
+    ASSERT_TRUE(prompt.ok()) << prompt.status().message();
+    for (const Json& item : goldens[name]["chat"]) {
+      const auto images = item["images"].get<size_t>();
+      std::vector<int32_t> ids;
+      if (images > 0) ids = prompt.value().media(std::vector<VisualShape>(images)).value().tokens;
+      // One <image> a picture, as the template has it.
+      const auto same = [&](int32_t a, int32_t b) { return a == b && a == config.image_token; };
+      ids.erase(std::unique(ids.begin(), ids.end(), same), ids.end());
+      const auto question =
+          prompt.value().question(item["question"].get<std::string>(), images > 0).value().tokens;
+      ids.insert(ids.end(), question.begin(), question.end());
+      EXPECT_EQ(ids, item["ids"].get<std::vector<int32_t>>()) << name << ": " << item.dump();
+    }
+  }
+}
+
+TEST(tokenizer, what_is_no_sentencepiece_of_ours_is_refused) {
+  const Json good = Json::parse(file_text(kGolden + "prepend_style.json"));
+  const auto with = [&](const char* part, Json value) {
+    Json file = good;
+    file[Json::json_pointer(part)] = std::move(value);
+    return file;
+  };
+  const Code unsupported = Code::kUnsupported;
+  expect_refused(with("/normalizer", {{"type", "NFKC"}}), unsupported, "\"NFKC\"");
+  expect_refused(with("/pre_tokenizer", {{"type", "ByteLevel"}}), unsupported, "Metaspace");
+  expect_refused(with("/decoder", {{"type", "Metaspace"}}), unsupported, "ByteFallback");
+  expect_refused(with("/decoder/decoders/1/type", "WordPiece"), unsupported, "\"WordPiece\"");
+  expect_refused(with("/post_processor/type", "Roberta"), unsupported, "\"Roberta\"");
+  expect_refused(with("/added_tokens/0/normalized", true), unsupported, "\"<unk>\"");
+  expect_refused(with("/model/dropout", 0.5), unsupported, "dropout");
+  expect_refused(with("/model/merges", Json::array()), Code::kDataLoss, "no merges");
+  Json file = good;
+  file["model"]["vocab"].erase("<0x41>");
+  expect_refused(file, unsupported, "no token <0x41>");
 }
 
 TEST(tokenizer, a_stream_gives_whole_characters_and_the_same_text) {
@@ -131,7 +180,7 @@ TEST(tokenizer, unknown_components_are_refused_by_name) {
   };
   const Code unsupported = Code::kUnsupported;
   expect_refused(with("/model/type", "Unigram"), unsupported, "model \"Unigram\"");
-  expect_refused(with("/model/byte_fallback", true), unsupported, "byte_fallback");
+  expect_refused(with("/model/byte_fallback", true), unsupported, "normalizer \"NFC\"");
   expect_refused(with("/model/unk_token", "<unk>"), unsupported, "unk_token");
   expect_refused(with("/normalizer", {{"type", "Lowercase"}}), unsupported, "\"Lowercase\"");
   expect_refused(with("/pre_tokenizer", {{"type", "Metaspace"}}), unsupported, "\"Metaspace\"");

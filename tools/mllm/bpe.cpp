@@ -1,4 +1,4 @@
-// bpe.cpp: byte-level byte pair encoding: bytes -> token ids.
+// bpe.cpp: byte pair encoding, of bytes or of characters: text -> token ids.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/bpe.h"
 
@@ -79,7 +79,35 @@ Result<BytePairEncoder> BytePairEncoder::make(
                                 "byte-level BPE",
                                 byte));
 
-  encoder.merges_.reserve(merges.size());
+  VKV_TRY(encoder.read_merges(vocabulary, merges));
+  return encoder;
+}
+
+Result<BytePairEncoder> BytePairEncoder::make_by_characters(
+    const std::unordered_map<std::string, int32_t>& vocabulary,
+    const std::vector<std::pair<std::string, std::string>>& merges) {
+  BytePairEncoder encoder;
+  encoder.by_characters_ = true;
+  for (size_t byte = 0; byte < 256; ++byte) {
+    const auto token = vocabulary.find(fmt::format("<0x{:02X}>", byte));
+    if (token == vocabulary.end())
+      return Status(Code::kUnsupported,
+                    fmt::format("the vocabulary has no token <0x{:02X}>; byte_fallback needs one "
+                                "for every byte",
+                                byte));
+    encoder.byte_token_[byte] = token->second;
+  }
+  for (const auto& [text, id] : vocabulary)
+    if (!text.empty() && utf8_step(text).byte_count == text.size())
+      encoder.character_token_[text] = id;
+  VKV_TRY(encoder.read_merges(vocabulary, merges));
+  return encoder;
+}
+
+Status BytePairEncoder::read_merges(
+    const std::unordered_map<std::string, int32_t>& vocabulary,
+    const std::vector<std::pair<std::string, std::string>>& merges) {
+  merges_.reserve(merges.size());
   for (const auto& [left, right] : merges) {
     const auto left_token = vocabulary.find(left);
     const auto right_token = vocabulary.find(right);
@@ -89,11 +117,10 @@ Result<BytePairEncoder> BytePairEncoder::make(
       return Status(
           Code::kDataLoss,
           fmt::format("merge \"{} {}\" names a token that the vocabulary lacks", left, right));
-    const auto rank = static_cast<int32_t>(encoder.merges_.size());
-    encoder.merges_.emplace(pair_key(left_token->second, right_token->second),
-                            Merge{rank, joined->second});
+    const auto rank = static_cast<int32_t>(merges_.size());
+    merges_.emplace(pair_key(left_token->second, right_token->second), Merge{rank, joined->second});
   }
-  return encoder;
+  return {};
 }
 
 const BytePairEncoder::Merge* BytePairEncoder::find(int32_t left, int32_t right) const {
@@ -101,13 +128,33 @@ const BytePairEncoder::Merge* BytePairEncoder::find(int32_t left, int32_t right)
   return found == merges_.end() ? nullptr : &found->second;
 }
 
+// What `bytes` are before anything is merged.
+std::vector<int32_t> BytePairEncoder::first_tokens(std::string_view bytes) const {
+  std::vector<int32_t> tokens;
+  tokens.reserve(bytes.size());
+  while (!bytes.empty()) {
+    const size_t byte_count = by_characters_ ? utf8_step(bytes).byte_count : 1;
+    const auto whole = by_characters_
+                           ? character_token_.find(std::string(bytes.substr(0, byte_count)))
+                           : character_token_.end();
+    if (whole != character_token_.end()) {
+      tokens.push_back(whole->second);
+    } else {
+      for (const char byte : bytes.substr(0, byte_count))
+        if (const int32_t token = byte_token_[static_cast<uint8_t>(byte)]; token >= 0)
+          tokens.push_back(token);
+    }
+    bytes.remove_prefix(byte_count);
+  }
+  return tokens;
+}
+
 void BytePairEncoder::encode(std::string_view bytes, std::vector<int32_t>& target) const {
   std::vector<Symbol> symbols;
   symbols.reserve(bytes.size());
-  for (const char byte : bytes) {
-    const int32_t token = byte_token_[static_cast<uint8_t>(byte)];
+  for (const int32_t token : first_tokens(bytes)) {
     const int index = static_cast<int>(symbols.size());
-    if (token >= 0) symbols.push_back({token, index - 1, index + 1});
+    symbols.push_back({token, index - 1, index + 1});
   }
   if (symbols.empty()) return;
   symbols.back().next = -1;

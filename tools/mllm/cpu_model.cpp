@@ -7,7 +7,7 @@
 #include "cpu/threads.h"
 #include "tools/mllm/decoder.h"
 #include "tools/mllm/model_backend.h"
-#include "tools/mllm/vision.h"
+#include "tools/mllm/vision_encoder.h"
 
 namespace vkv {
 namespace {
@@ -19,8 +19,8 @@ class CpuModel : public ModelBackend {
   Status load(const Checkpoint& checkpoint) {
     return arena_.execute([&]() -> Status {
       if (checkpoint.config.has_vision()) {
-        VKV_TRY_ASSIGN(vision, VisionTower::load(checkpoint.config, *checkpoint.weights));
-        vision_.emplace(std::move(vision));
+        VKV_TRY_ASSIGN(vision, load_vision_encoder(checkpoint.config, *checkpoint.weights));
+        vision_ = std::move(vision);
       }
       VKV_TRY_ASSIGN(decoder, Decoder::load(checkpoint.config, *checkpoint.weights));
       decoder_.emplace(std::move(decoder));
@@ -34,7 +34,7 @@ class CpuModel : public ModelBackend {
     return (vision_ ? vision_->bytes() : 0) + decoder_->bytes();
   }
 
-  Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
+  Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                            const Watch& watch) override {
     return arena_.execute([&] { return vision_->encode(images, watch); });
   }
@@ -46,7 +46,7 @@ class CpuModel : public ModelBackend {
 
  private:
   tbb::task_arena arena_;
-  std::optional<VisionTower> vision_;
+  std::unique_ptr<VisionEncoder> vision_;  // null in a model of text alone
   std::optional<Decoder> decoder_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
+#include "tools/mllm/rope.h"
 
 namespace vkv {
 namespace {
@@ -29,8 +30,8 @@ Status for_chunks(int64_t first, int64_t end, const Watch& watch, const Body& bo
 }  // namespace
 
 struct Decoder::Buffers {
-  Buffers(const TextConfig& text, int64_t position, int64_t tokens)
-      : rope(position, tokens, text.head_dim, text.rope_theta),
+  Buffers(const TextConfig& text, RopeTable rope_table, int64_t tokens)
+      : rope(std::move(rope_table)),
         x(values(tokens, text.hidden)),
         q(values(tokens, int64_t{text.q_heads} * text.head_dim)),
         k(values(tokens, int64_t{text.kv_heads} * text.head_dim)),
@@ -105,7 +106,7 @@ void Decoder::embed(const ForwardRequest& request, float* x) const {
   const int64_t hidden = config_.text.hidden;
   const float* visual = request.visual.data();
   for (const int32_t token : request.tokens) {
-    const bool is_image = token == config_.image_token;
+    const bool is_image = config_.is_visual(token);
     const float* const row = is_image ? visual : embedding_.data() + token * hidden;
     if (is_image) visual += hidden;
     x = std::copy(row, row + hidden, x);
@@ -177,7 +178,7 @@ Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& 
                                             const Watch& watch) {
   const auto token_count = static_cast<int64_t>(request.tokens.size());
   const int64_t first_logit = token_count - request.logit_count;
-  Buffers buffers(config_.text, request.position, token_count);
+  Buffers buffers(config_.text, RopeTable(rope_positions(request), rope_), token_count);
   embed(request, buffers.x.data());
 
   const auto total = static_cast<uint64_t>(token_count) * layers_.size();

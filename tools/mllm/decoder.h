@@ -36,7 +36,11 @@ class Decoder {
   };
   struct Buffers;
 
-  Decoder(const ModelConfig& config, Linear head) : config_(config), head_(std::move(head)) {}
+  Decoder(const ModelConfig& config, Linear head)
+      : config_(config),
+        rope_(
+            rope_channels(config.text.head_dim, config.text.rope_theta, config.text.rope_section)),
+        head_(std::move(head)) {}
 
   static Result<Layer> load_layer(const TextConfig& text, const class WeightLoader& loader,
                                   int index);
@@ -49,6 +53,7 @@ class Decoder {
   Result<std::vector<float>> logits(const float* x, int64_t row_count);
 
   ModelConfig config_;
+  RopeChannels rope_;
   Linear head_;
   std::vector<float> embedding_;  // [vocabulary, hidden]
   std::vector<float> final_norm_;

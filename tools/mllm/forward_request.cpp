@@ -14,6 +14,24 @@ namespace {
 // even where no logits are asked for.
 constexpr int64_t kSaliencyQueries = 64;
 
+// The greatest position that RoPE is asked for, or less than 0 if one is.
+int64_t last_rope_position(const ForwardRequest& request) {
+  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  const int64_t first = request.position + request.rope_delta;
+  if (request.rope.empty()) return first < 0 ? first : first + token_count - 1;
+  int64_t last = 0;
+  for (const RopePosition& at : request.rope) {
+    if (std::min({at.time, at.row, at.column}) < 0) return -1;
+    last = std::max<int64_t>(last, std::max({at.time, at.row, at.column}));
+  }
+  return last;
+}
+
+int64_t value_count(const VisualShape& shape, const VisionConfig& vision) {
+  if (!vision.is_qwen()) return int64_t{3} * vision.image_edge * vision.image_edge;
+  return int64_t{shape.steps} * shape.height * shape.width * vision.patch_values();
+}
+
 }  // namespace
 
 Status validate(const ForwardRequest& request, const ModelConfig& config) {
@@ -23,7 +41,10 @@ Status validate(const ForwardRequest& request, const ModelConfig& config) {
   const auto token_count = static_cast<int64_t>(request.tokens.size());
   if (token_count == 0) return invalid("no tokens");
   if (request.roles.size() != request.tokens.size()) return invalid("roles and tokens differ");
-  if (request.position < 0 || request.position + token_count > config.text.positions_max)
+  if (!request.rope.empty() && request.rope.size() != request.tokens.size())
+    return invalid("positions and tokens differ");
+  const int64_t last = last_rope_position(request);
+  if (request.position < 0 || last < 0 || last >= config.text.positions_max)
     return invalid(fmt::format("tokens {} to {} do not fit the model's {} positions",
                                request.position, request.position + token_count,
                                config.text.positions_max));
@@ -33,7 +54,7 @@ Status validate(const ForwardRequest& request, const ModelConfig& config) {
   for (const int32_t token : request.tokens) {
     if (token < 0 || token >= config.text.vocabulary)
       return invalid(fmt::format("token {}; the vocabulary has {}", token, config.text.vocabulary));
-    if (token == config.image_token) ++image_tokens;
+    if (config.is_visual(token)) ++image_tokens;
   }
   if (image_tokens * static_cast<size_t>(config.text.hidden) != request.visual.size())
     return invalid(fmt::format("{} image tokens, {} visual embeddings", image_tokens,
@@ -47,13 +68,40 @@ int64_t first_query_of_last_layer(const ForwardRequest& request) {
                   std::max<int64_t>(0, token_count - kSaliencyQueries));
 }
 
-Status validate_images(std::span<const std::vector<float>> images, const VisionConfig& vision) {
-  const auto pixel_count = size_t{3} * static_cast<size_t>(vision.image_edge * vision.image_edge);
-  for (size_t i = 0; i < images.size(); ++i)
-    if (images[i].size() != pixel_count)
+std::vector<RopePosition> rope_positions(const ForwardRequest& request) {
+  if (!request.rope.empty()) return {request.rope.begin(), request.rope.end()};
+  std::vector<RopePosition> positions(request.tokens.size());
+  auto next = static_cast<int32_t>(request.position + request.rope_delta);
+  for (RopePosition& at : positions) {
+    at = {next, next, next};
+    ++next;
+  }
+  return positions;
+}
+
+Status validate_images(std::span<const VisualInput> images, const VisionConfig& vision) {
+  for (size_t i = 0; i < images.size(); ++i) {
+    const VisualShape& shape = images[i].shape;
+    const bool has_grid = shape.steps >= 1 && shape.height >= 1 && shape.width >= 1 &&
+                          shape.height % vision.merge_edge == 0 &&
+                          shape.width % vision.merge_edge == 0;
+    if (vision.is_qwen() && !has_grid)
       return {Code::kInvalidArgument,
-              fmt::format("image {} has {} values; the vision tower takes 3 x {} x {}", i,
-                          images[i].size(), vision.image_edge, vision.image_edge)};
+              fmt::format("image {} has {} x {} x {} patches; height and width must be multiples "
+                          "of {}",
+                          i, shape.steps, shape.height, shape.width, vision.merge_edge)};
+    const int64_t expected = value_count(shape, vision);
+    if (static_cast<int64_t>(images[i].values.size()) == expected) continue;
+    if (vision.is_qwen())
+      return {Code::kInvalidArgument,
+              fmt::format("image {} has {} values; {} x {} x {} patches of the vision tower have "
+                          "{}",
+                          i, images[i].values.size(), shape.steps, shape.height, shape.width,
+                          expected)};
+    return {Code::kInvalidArgument,
+            fmt::format("image {} has {} values; the vision tower takes 3 x {} x {}", i,
+                        images[i].values.size(), vision.image_edge, vision.image_edge)};
+  }
   return {};
 }
 

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "tools/mllm/model_config.h"
+#include "tools/mllm/rope.h"
+#include "tools/mllm/visual_input.h"
 #include "vkv/types.h"
 
 namespace vkv {
@@ -17,9 +19,13 @@ struct ForwardRequest {
   int64_t position = 0;             // of the first token: tokens that the sequence has already
   std::span<const int32_t> tokens;  // [token_count], at least one
   std::span<const Role> roles;      // [token_count]
-  std::span<const float> visual;    // [visual_count, hidden]: rows for the image tokens, in order
-  int logit_count = 1;              // logits of the last so many tokens; 0..token_count
-  bool ends_window = false;         // see AttendRequest
+  // [token_count]; or empty: one after another from position + rope_delta on. With M-RoPE a picture
+  // takes fewer positions than it has tokens, so that the delta behind it is less than 0.
+  std::span<const RopePosition> rope;
+  int64_t rope_delta = 0;
+  std::span<const float> visual;  // [visual_count, hidden]: rows for the image tokens, in order
+  int logit_count = 1;            // logits of the last so many tokens; 0..token_count
+  bool ends_window = false;       // see AttendRequest
 };
 
 // Errors: kInvalidArgument, naming what does not fit the model.
@@ -29,7 +35,10 @@ Status validate(const ForwardRequest& request, const ModelConfig& config);
 // queries that the cache ranks visual tokens by: the first token whose query goes there.
 int64_t first_query_of_last_layer(const ForwardRequest& request);
 
-// Errors: kInvalidArgument for an image that has not 3 x image_edge x image_edge values.
-Status validate_images(std::span<const std::vector<float>> images, const VisionConfig& vision);
+// The positions of all tokens of a valid request.
+std::vector<RopePosition> rope_positions(const ForwardRequest& request);
+
+// Errors: kInvalidArgument for a picture or video whose values are not as VisualInput says.
+Status validate_images(std::span<const VisualInput> images, const VisionConfig& vision);
 
 }  // namespace vkv

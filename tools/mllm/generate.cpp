@@ -69,62 +69,68 @@ Result<Generator> Generator::make(Model* model, const Tokenizer* tokenizer, Cach
                     tokenizer->id_max(), config.text.vocabulary));
   if (options.window_tokens_max < 1)
     return Status(Code::kInvalidArgument, "window_tokens_max is less than 1");
-  VKV_TRY_ASSIGN(prompt, Prompt::make(tokenizer, options.style, config.image_token,
-                                      config.tokens_per_image()));
+  VKV_TRY_ASSIGN(prompt, Prompt::make(tokenizer, options.style, config));
   return Generator(model, tokenizer, cache, options, std::move(prompt));
 }
 
-Result<Media> Generator::encode_media(std::span<const std::vector<float>> images,
-                                      const Watch& watch) {
+Result<Media> Generator::encode_media(std::span<const VisualInput> images, const Watch& watch) {
   const Stopwatch since_call;
   VKV_TRY_ASSIGN(embeddings, model_->encode_images(images, watch));
-  return Media{.image_count = static_cast<int>(images.size()),
+  std::vector<VisualShape> shapes;
+  for (const VisualInput& image : images) shapes.push_back(image.shape);
+  return Media{.shapes = std::move(shapes),
                .embeddings = std::move(embeddings),
                .encode_seconds = since_call.seconds()};
 }
 
-Status Generator::check_length(int64_t prompt_tokens) const {
-  const int positions_max = model_->config().text.positions_max;
-  if (prompt_tokens < positions_max) return {};
-  if (!model_->config().has_vision())
+Status Generator::check_length(int64_t end, int64_t tokens) const {
+  const ModelConfig& config = model_->config();
+  const int positions_max = config.text.positions_max;
+  if (end < positions_max) return {};
+  if (!config.has_vision())
     return {Code::kInvalidArgument,
             fmt::format("the prompt has {} tokens, the model's positions are {}: shorten it",
-                        prompt_tokens, positions_max)};
+                        tokens, positions_max)};
+  const int each = config.tokens_per_image();
   return {
       Code::kInvalidArgument,
       fmt::format("the prompt has {} tokens, the model's positions are {}: ask with fewer images "
-                  "or frames ({} tokens each) or a shorter question",
-                  prompt_tokens, positions_max, model_->config().tokens_per_image())};
+                  "or frames{} or a shorter question",
+                  tokens, positions_max, each > 0 ? fmt::format(" ({} tokens each)", each) : "")};
 }
 
-Result<std::vector<float>> Generator::prefill(SequenceId sequence, int64_t position,
-                                              const PromptTokens& prompt,
+Result<std::vector<float>> Generator::prefill(const Place& place, const PromptTokens& prompt,
                                               std::span<const float> visual, const Watch& watch) {
   const auto token_count = prompt.tokens.size();
   const auto layers = static_cast<uint64_t>(model_->config().text.layers);
   const auto hidden = static_cast<size_t>(model_->config().text.hidden);
   const std::span<const int32_t> tokens = prompt.tokens;
   const std::span<const Role> roles = prompt.roles;
+  const std::span<const RopePosition> rope = prompt.rope;
   std::vector<float> logits;
   for (size_t first = 0; first < token_count;) {
     const size_t count =
         std::min(token_count - first, static_cast<size_t>(options_.window_tokens_max));
-    const auto visual_count = static_cast<size_t>(std::count(
-        tokens.begin() + static_cast<int64_t>(first),
-        tokens.begin() + static_cast<int64_t>(first + count), model_->config().image_token));
+    const auto visual_count = static_cast<size_t>(
+        std::count_if(tokens.begin() + static_cast<int64_t>(first),
+                      tokens.begin() + static_cast<int64_t>(first + count),
+                      [&](int32_t token) { return model_->config().is_visual(token); }));
     const Watch window_watch = {
         .progress = [&](uint64_t done,
                         uint64_t) { watch.report(first * layers + done, token_count * layers); },
         .cancel = watch.cancel};
-    VKV_TRY_ASSIGN(result, model_->forward(*cache_,
-                                           {.sequence = sequence,
-                                            .position = position + static_cast<int64_t>(first),
-                                            .tokens = tokens.subspan(first, count),
-                                            .roles = roles.subspan(first, count),
-                                            .visual = visual.first(visual_count * hidden),
-                                            .logit_count = first + count == token_count ? 1 : 0,
-                                            .ends_window = true},
-                                           window_watch));
+    VKV_TRY_ASSIGN(result,
+                   model_->forward(*cache_,
+                                   {.sequence = place.sequence,
+                                    .position = place.position + static_cast<int64_t>(first),
+                                    .tokens = tokens.subspan(first, count),
+                                    .roles = roles.subspan(first, count),
+                                    .rope = rope.empty() ? rope : rope.subspan(first, count),
+                                    .rope_delta = place.rope_delta,
+                                    .visual = visual.first(visual_count * hidden),
+                                    .logit_count = first + count == token_count ? 1 : 0,
+                                    .ends_window = true},
+                                   window_watch));
     visual = visual.subspan(visual_count * hidden);
     first += count;
     logits = std::move(result);
@@ -135,22 +141,28 @@ Result<std::vector<float>> Generator::prefill(SequenceId sequence, int64_t posit
 Result<Answer> Generator::answer(const Question& question, const Media& media) {
   const Stopwatch since_call;
   VKV_TRY(validate(question.sampling));
-  const bool with_media = media.image_count > 0;
+  const bool with_media = !media.shapes.empty();
   VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
   PromptTokens prompt;
   if (with_media) {
-    VKV_TRY_ASSIGN(head, prompt_.media(media.image_count));
+    VKV_TRY_ASSIGN(head, prompt_.media(media.shapes));
     prompt = std::move(head);
   }
   prompt.tokens.insert(prompt.tokens.end(), tail.tokens.begin(), tail.tokens.end());
   prompt.roles.insert(prompt.roles.end(), tail.roles.begin(), tail.roles.end());
   const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
-  VKV_TRY(check_length(prompt_tokens));
+  if (!prompt.rope.empty())
+    for (auto at = static_cast<int64_t>(prompt.rope.size()); at < prompt_tokens; ++at) {
+      const auto position = static_cast<int32_t>(at + prompt.rope_delta);
+      prompt.rope.push_back({position, position, position});
+    }
+  VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
 
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
   SequenceOwner owner(cache_, sequence);
-  VKV_TRY_ASSIGN(logits, prefill(sequence, 0, prompt, media.embeddings, question.watch));
-  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, since_call));
+  VKV_TRY_ASSIGN(logits, prefill({.sequence = sequence}, prompt, media.embeddings, question.watch));
+  const Place end = {sequence, prompt_tokens, prompt.rope_delta};
+  VKV_TRY_ASSIGN(answer, decode(end, std::move(logits), question, since_call));
   answer.prompt_tokens = count_roles(prompt.roles);
   VKV_TRY(owner.erase());
   return std::move(answer);
@@ -158,16 +170,17 @@ Result<Answer> Generator::answer(const Question& question, const Media& media) {
 
 Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
   const Stopwatch since_call;
-  if (media.image_count < 1)
+  if (media.shapes.empty())
     return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
-  VKV_TRY_ASSIGN(prompt, prompt_.media(media.image_count));
-  VKV_TRY(check_length(static_cast<int64_t>(prompt.tokens.size())));
+  VKV_TRY_ASSIGN(prompt, prompt_.media(media.shapes));
+  const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
+  VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
   SequenceOwner owner(cache_, sequence);
-  VKV_TRY(prefill(sequence, 0, prompt, media.embeddings, watch).status());
+  VKV_TRY(prefill({.sequence = sequence}, prompt, media.embeddings, watch).status());
   return MediaPrefix{.sequence = owner.keep(),
-                     .image_count = media.image_count,
-                     .token_count = static_cast<int64_t>(prompt.tokens.size()),
+                     .token_count = prompt_tokens,
+                     .rope_delta = prompt.rope_delta,
                      .role_tokens = count_roles(prompt.roles),
                      .prefill_seconds = since_call.seconds()};
 }
@@ -176,9 +189,9 @@ Status Generator::keep(const MediaPrefix& prefix, const SequenceKey& key) {
   return cache_->save(prefix.sequence, key);
 }
 
-Result<MediaPrefix> Generator::resume(int image_count, const SequenceKey& key) {
+Result<MediaPrefix> Generator::resume(std::span<const VisualShape> shapes, const SequenceKey& key) {
   const Stopwatch since_call;
-  VKV_TRY_ASSIGN(prompt, prompt_.media(image_count));
+  VKV_TRY_ASSIGN(prompt, prompt_.media(shapes));
   VKV_TRY_ASSIGN(sequence, cache_->restore(key));
   SequenceOwner owner(cache_, sequence);
   VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));
@@ -186,8 +199,8 @@ Result<MediaPrefix> Generator::resume(int image_count, const SequenceKey& key) {
     return Status(Code::kDataLoss, fmt::format("the store has {} tokens of these media, not {}",
                                                stats.token_count, prompt.tokens.size()));
   return MediaPrefix{.sequence = owner.keep(),
-                     .image_count = image_count,
                      .token_count = static_cast<int64_t>(prompt.tokens.size()),
+                     .rope_delta = prompt.rope_delta,
                      .role_tokens = count_roles(prompt.roles),
                      .prefill_seconds = since_call.seconds()};
 }
@@ -197,12 +210,14 @@ Result<Answer> Generator::answer(const Question& question, const MediaPrefix& pr
   VKV_TRY(validate(question.sampling));
   VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
   const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
-  VKV_TRY(check_length(prompt_tokens));
+  VKV_TRY(check_length(prompt_tokens + prefix.rope_delta, prompt_tokens));
 
   VKV_TRY_ASSIGN(sequence, cache_->fork(prefix.sequence));
   SequenceOwner owner(cache_, sequence);
-  VKV_TRY_ASSIGN(logits, prefill(sequence, prefix.token_count, prompt, {}, question.watch));
-  VKV_TRY_ASSIGN(answer, decode(sequence, prompt_tokens, std::move(logits), question, since_call));
+  Place place = {sequence, prefix.token_count, prefix.rope_delta};
+  VKV_TRY_ASSIGN(logits, prefill(place, prompt, {}, question.watch));
+  place.position = prompt_tokens;
+  VKV_TRY_ASSIGN(answer, decode(place, std::move(logits), question, since_call));
   answer.prompt_tokens = count_roles(prompt.roles);
   for (size_t role = 0; role < kRoleCount; ++role)
     answer.prompt_tokens[role] += prefix.role_tokens[role];
@@ -212,12 +227,12 @@ Result<Answer> Generator::answer(const Question& question, const MediaPrefix& pr
 
 Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(prefix.sequence); }
 
-Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vector<float> logits,
-                                 const Question& question, const Stopwatch& since_call) {
+Result<Answer> Generator::decode(Place place, std::vector<float> logits, const Question& question,
+                                 const Stopwatch& since_call) {
   const ModelConfig& config = model_->config();
   // The last new token needs no position: it is never fed back.
-  const int64_t new_tokens_max =
-      std::min<int64_t>(question.sampling.max_new_tokens, config.text.positions_max - position + 1);
+  const int64_t new_tokens_max = std::min<int64_t>(question.sampling.max_new_tokens,
+                                                   config.text.positions_max - place.rope() + 1);
   Answer answer{.finish = FinishReason::kLength};
   Sampler sampler(question.sampling);
   TextStream stream(tokenizer_);
@@ -241,10 +256,11 @@ Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vec
     VKV_TRY(question.watch.check());
     const Role role = tokenizer_->is_special(token) ? Role::kControl : Role::kText;
     VKV_TRY_ASSIGN(next, model_->forward(*cache_,
-                                         {.sequence = sequence,
-                                          .position = position++,
+                                         {.sequence = place.sequence,
+                                          .position = place.position++,
                                           .tokens = {&token, 1},
-                                          .roles = {&role, 1}},
+                                          .roles = {&role, 1},
+                                          .rope_delta = place.rope_delta},
                                          {.cancel = question.watch.cancel}));
     logits = std::move(next);
   }
@@ -252,7 +268,7 @@ Result<Answer> Generator::decode(SequenceId sequence, int64_t position, std::vec
   if (sampled > 1)
     answer.tpot_seconds =
         (since_call.seconds() - answer.ttft_seconds) / static_cast<double>(sampled - 1);
-  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));
+  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(place.sequence));
   answer.stats = stats;
   return answer;
 }

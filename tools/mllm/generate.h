@@ -29,18 +29,18 @@ namespace vkv {
 enum class FinishReason : uint8_t { kEos, kLength };
 std::string_view name(FinishReason reason);  // "eos", "length"
 
-// Images or video frames after the vision tower.
+// Pictures and videos after the vision tower.
 struct Media {
-  int image_count = 0;
-  std::vector<float> embeddings;  // [image_count * tokens_per_image, text.hidden]
+  std::vector<VisualShape> shapes;  // one a picture, frame or video
+  std::vector<float> embeddings;    // [tokens of all of them, text.hidden]
   double encode_seconds = 0;
 };
 
 // A sequence of the cache that holds the prompt up to and with the media.
 struct MediaPrefix {
   SequenceId sequence{};
-  int image_count = 0;
   int64_t token_count = 0;
+  int64_t rope_delta = 0;  // of what follows; see ForwardRequest
   std::array<uint64_t, kRoleCount> role_tokens{};
   double prefill_seconds = 0;
 };
@@ -78,7 +78,7 @@ class Generator {
                                 const GeneratorOptions& options);
 
   // `images` as in Model::encode_images; none gives empty media (a prompt of text alone).
-  Result<Media> encode_media(std::span<const std::vector<float>> images, const Watch& watch);
+  Result<Media> encode_media(std::span<const VisualInput> images, const Watch& watch);
 
   // One question over the media. Errors: kInvalidArgument for an empty question, sampling out of
   // range or a prompt longer than the model's positions; kCancelled; those of the cache. Whatever
@@ -91,7 +91,7 @@ class Generator {
   // What ingest() would give, as an earlier process has kept it in the cache's store. The key must
   // name model and media. Errors: those of Cache::save and Cache::restore.
   Status keep(const MediaPrefix& prefix, const SequenceKey& key);
-  Result<MediaPrefix> resume(int image_count, const SequenceKey& key);
+  Result<MediaPrefix> resume(std::span<const VisualShape> shapes, const SequenceKey& key);
   Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
   Status release(const MediaPrefix& prefix);
 
@@ -99,13 +99,22 @@ class Generator {
   Generator(Model* model, const Tokenizer* tokenizer, Cache* cache, const GeneratorOptions& options,
             Prompt prompt);
 
-  Status check_length(int64_t prompt_tokens) const;
-  // Prefills tokens behind `position` tokens; returns logits of the last one.
-  Result<std::vector<float>> prefill(SequenceId sequence, int64_t position,
-                                     const PromptTokens& tokens, std::span<const float> visual,
-                                     const Watch& watch);
-  Result<Answer> decode(SequenceId sequence, int64_t position, std::vector<float> logits,
-                        const Question& question, const Stopwatch& since_call);
+  // What stands behind a number of tokens; rope_delta as in ForwardRequest.
+  struct Place {
+    SequenceId sequence{};
+    int64_t position = 0;
+    int64_t rope_delta = 0;
+
+    int64_t rope() const { return position + rope_delta; }
+  };
+
+  // `end`: one more than the greatest position of the prompt; `tokens`: how many it has.
+  Status check_length(int64_t end, int64_t tokens) const;
+  // Prefills tokens from `place` on; returns logits of the last one.
+  Result<std::vector<float>> prefill(const Place& place, const PromptTokens& tokens,
+                                     std::span<const float> visual, const Watch& watch);
+  Result<Answer> decode(Place place, std::vector<float> logits, const Question& question,
+                        const Stopwatch& since_call);
 
   Model* model_;
   const Tokenizer* tokenizer_;

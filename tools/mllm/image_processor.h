@@ -6,12 +6,12 @@
 // are the same, and the values differ by rounding in the last bit at most.
 #pragma once
 
-#include <array>
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "tools/mllm/image.h"
+#include "tools/mllm/processor_fields.h"
 #include "tools/mllm/resize.h"
 #include "vkv/status.h"
 
@@ -48,11 +48,7 @@ class ImageProcessor {
   bool do_center_crop_ = false;  // to height_ x width_
   int height_ = 0;
   int width_ = 0;
-  // value = (level - mean) / deviation; or level * factor when nothing is normalised.
-  bool do_normalize_ = true;
-  float factor_ = 1.0f;
-  std::array<float, 3> mean_ = {};
-  std::array<float, 3> deviation_ = {};
+  PixelScale scale_;
 };
 
 }  // namespace vkv

@@ -43,8 +43,7 @@ Status check_exists(const std::filesystem::path& path) {
   return {Code::kIo, fmt::format("{}: is not a regular file", path.string())};
 }
 
-Result<std::vector<Image>> load_npy_video(const std::filesystem::path& path,
-                                          const VideoSampling& sampling) {
+Result<Video> load_npy_video(const std::filesystem::path& path, const VideoSampling& sampling) {
   VKV_TRY_ASSIGN(stack, NpyStack::open(path));
   if (stack.frame_count() == 0) {
     return Status(Code::kInvalidArgument, fmt::format("{}: has zero frames", path.string()));
@@ -61,13 +60,13 @@ Result<std::vector<Image>> load_npy_video(const std::filesystem::path& path,
   VKV_TRY(check_video_size(path.string(), static_cast<int64_t>(indices.size()), stack.width(),
                            stack.height()));
 
-  std::vector<Image> frames;
-  frames.reserve(indices.size());
+  Video video;
+  video.frames.reserve(indices.size());
   for (const int64_t index : indices) {
     VKV_TRY_ASSIGN(frame, stack.frame(index));
-    frames.push_back(std::move(frame));
+    video.frames.push_back(std::move(frame));
   }
-  return frames;
+  return video;
 }
 
 }  // namespace
@@ -125,6 +124,14 @@ Result<std::vector<int64_t>> select_frames(std::span<const double> seconds,
   return indices;
 }
 
+double frame_rate(std::span<const double> seconds, size_t taken) {
+  if (seconds.size() < 2) return 0;
+  const double between = seconds.back() - seconds.front();
+  if (!(between > 0)) return 0;
+  const auto count = static_cast<double>(seconds.size());
+  return static_cast<double>(taken) / count * (count - 1) / between;
+}
+
 Result<Image> load_image(const std::filesystem::path& path) {
   VKV_TRY(check_exists(path));
   if (!is_npy(path)) return decode_image(path);
@@ -137,8 +144,7 @@ Result<Image> load_image(const std::filesystem::path& path) {
   return stack.frame(0);
 }
 
-Result<std::vector<Image>> load_video(const std::filesystem::path& path,
-                                      const VideoSampling& sampling) {
+Result<Video> load_video(const std::filesystem::path& path, const VideoSampling& sampling) {
   VKV_TRY(check_sampling(sampling));
   VKV_TRY(check_exists(path));
   return is_npy(path) ? load_npy_video(path, sampling) : decode_video(path, sampling);

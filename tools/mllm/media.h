@@ -23,6 +23,11 @@ struct VideoSampling {
   int frame_count = 0;  // so many, evenly spaced from the first; all when the video has fewer
 };
 
+struct Video {
+  std::vector<Image> frames;
+  double frames_per_second = 0;  // of those taken, on average; 0: the file has no times
+};
+
 // The picture of a file, 8-bit RGB; alpha is dropped, as Pillow's convert("RGB") does.
 // Errors: kIo (cannot be opened), kInvalidArgument (no picture, or a video), kDataLoss (damaged or
 // truncated), kUnsupported (needs FFmpeg and this build has none).
@@ -31,13 +36,15 @@ Result<Image> load_image(const std::filesystem::path& path);
 // Frames in the order of presentation, turned upright as the file says. Frames not taken are never
 // converted or kept. Errors: as load_image; also kInvalidArgument for a video without frames or a
 // sampling that makes no sense, kOutOfMemory when the frames taken exceed 4 GiB.
-Result<std::vector<Image>> load_video(const std::filesystem::path& path,
-                                      const VideoSampling& sampling);
+Result<Video> load_video(const std::filesystem::path& path, const VideoSampling& sampling);
 
 // Indices of the frames to take, ascending. `seconds` [frames] ascending times of presentation.
 // Errors: kInvalidArgument for both fields set, a negative one, or one that is not finite.
 Result<std::vector<int64_t>> select_frames(std::span<const double> seconds,
                                            const VideoSampling& sampling);
+
+// What `taken` of all frames are a second; 0 if there is one time only. `seconds` as above.
+double frame_rate(std::span<const double> seconds, size_t taken);
 
 // "FFmpeg 5.1" or "none (.npy only)".
 std::string_view media_decoder_name();

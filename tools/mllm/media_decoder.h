@@ -13,7 +13,6 @@ namespace vkv {
 
 // As load_image and load_video, for files that are not .npy.
 Result<Image> decode_image(const std::filesystem::path& path);
-Result<std::vector<Image>> decode_video(const std::filesystem::path& path,
-                                        const VideoSampling& sampling);
+Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling& sampling);
 
 }  // namespace vkv

@@ -341,14 +341,16 @@ Result<Image> decode_image(const std::filesystem::path& path) {
   return std::move(frames[0]);
 }
 
-Result<std::vector<Image>> decode_video(const std::filesystem::path& path,
-                                        const VideoSampling& sampling) {
+Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling& sampling) {
   VKV_TRY_ASSIGN(source, open_source(path));
   VKV_TRY_ASSIGN(seconds, frame_seconds(path, source));
   if (seconds.empty()) return refuse(Code::kInvalidArgument, path, "has zero frames");
   VKV_TRY_ASSIGN(indices, select_frames(seconds, sampling));
   // Every error counts in a single picture. In a video decoders go on after small ones, and say so.
-  return FrameReader(path, std::move(indices)).read(/*strict=*/seconds.size() == 1);
+  const double rate = frame_rate(seconds, indices.size());
+  VKV_TRY_ASSIGN(frames,
+                 FrameReader(path, std::move(indices)).read(/*strict=*/seconds.size() == 1));
+  return Video{std::move(frames), rate};
 }
 
 std::string_view media_decoder_name() {

@@ -19,7 +19,7 @@ Status absent(const std::filesystem::path& path) {
 
 Result<Image> decode_image(const std::filesystem::path& path) { return absent(path); }
 
-Result<std::vector<Image>> decode_video(const std::filesystem::path& path, const VideoSampling&) {
+Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling&) {
   return absent(path);
 }
 

@@ -22,7 +22,7 @@ ElementType Model::element() const { return backend_->element(); }
 void* Model::cuda_stream() const { return backend_->cuda_stream(); }
 uint64_t Model::weight_bytes() const { return backend_->weight_bytes(); }
 
-Result<std::vector<float>> Model::encode_images(std::span<const std::vector<float>> images,
+Result<std::vector<float>> Model::encode_images(std::span<const VisualInput> images,
                                                 const Watch& watch) {
   if (images.empty()) return std::vector<float>();
   if (!config_.has_vision())

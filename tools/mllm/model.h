@@ -29,8 +29,8 @@ struct ModelOptions {
 // One call at a time; a call may use all threads.
 class Model {
  public:
-  // The folder of a Hugging Face checkpoint (a LLaVA, or a Llama or Qwen2 decoder alone) or a GGUF
-  // file of a decoder; see checkpoint.h. Errors: kNotFound, kDataLoss, kUnsupported,
+  // The folder of a Hugging Face checkpoint of a family that family.h lists, or a GGUF file of a
+  // decoder; see checkpoint.h. Errors: kNotFound, kDataLoss, kUnsupported,
   // kInvalidArgument, naming the file, the tensor and what was expected.
   static Result<std::unique_ptr<Model>> load(const std::string& path, const ModelOptions& options);
   ~Model();
@@ -47,12 +47,10 @@ class Model {
   ElementType element() const;
   void* cuda_stream() const;
 
-  // Each image is [3, image_edge, image_edge], normalised. Returns
-  // [image_count * tokens_per_image, text.hidden], image after image.
-  // Errors: kInvalidArgument for a wrong number of values, or for any image if the model has no
-  // vision (config().has_vision()); kCancelled.
-  Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
-                                           const Watch& watch);
+  // Returns [tokens, text.hidden], image after image, as many tokens as visual_token_count has of
+  // each. Errors: kInvalidArgument for a wrong number of values, or for any image if the model has
+  // no vision (config().has_vision()); kCancelled.
+  Result<std::vector<float>> encode_images(std::span<const VisualInput> images, const Watch& watch);
 
   // Runs the decoder over the tokens and leaves their K and V in the cache, whose options have
   // kv_shape() and element(). Returns [logit_count, vocabulary].

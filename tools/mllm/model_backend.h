@@ -25,7 +25,7 @@ class ModelBackend {
   virtual uint64_t weight_bytes() const = 0;
 
   // At least one image, and only if the checkpoint has vision.
-  virtual Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
+  virtual Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                                    const Watch& watch) = 0;
   virtual Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
                                              const Watch& watch) = 0;

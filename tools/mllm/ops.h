@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 namespace vkv {
 
@@ -20,25 +19,5 @@ void layer_norm(const float* x, int64_t rows, std::span<const float> weight,
 
 // x[i] *= y[i]
 void multiply(float* x, const float* y, int64_t value_count);
-
-// theta^(-2i / head_dim) for each i < head_dim / 2.
-std::vector<float> rope_frequency(int head_dim, double theta);
-
-// Rotary position embedding of consecutive positions. Channel i turns with channel
-// i + head_dim / 2 ("rotate_half"), by position * theta^(-2i / head_dim). Source: Su et al. 2021,
-// "RoFormer"; angles are fp32 products, as in transformers, so that long prompts agree with it.
-class RopeTable {
- public:
-  RopeTable(int64_t position, int64_t count, int head_dim, double theta);
-
-  // x [count, heads, head_dim], in place.
-  void apply(float* x, int heads) const;
-
- private:
-  int64_t count_;
-  int half_;
-  std::vector<float> cosine_;  // [count, head_dim / 2]
-  std::vector<float> sine_;    // [count, head_dim / 2]
-};
 
 }  // namespace vkv

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "tools/mllm/visual_layout.h"
+
 namespace vkv {
 namespace {
 
@@ -14,6 +16,7 @@ constexpr std::string_view kQuestionMark = "{question}";
 constexpr char kImStart[] = "<|im_start|>";
 constexpr char kImEnd[] = "<|im_end|>";
 constexpr std::string_view kSystemStart = "<|im_start|>system";
+constexpr char kQwenSystem[] = "You are a helpful assistant.";  // of both Qwen-VL's templates
 
 bool is_blank(std::string_view text) {
   return std::all_of(text.begin(), text.end(),
@@ -57,63 +60,84 @@ Result<PromptStyle> prompt_style(std::string_view name) {
   if (name == "llava-qwen") return PromptStyle::kLlavaQwen;
   if (name == "chatml") return PromptStyle::kChatml;
   if (name == "plain") return PromptStyle::kPlain;
-  return Status(
-      Code::kInvalidArgument,
-      fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen, chatml and plain",
-                  name));
+  if (name == "qwen-vl") return PromptStyle::kQwenVl;
+  if (name == "vicuna") return PromptStyle::kVicuna;
+  return Status(Code::kInvalidArgument,
+                fmt::format("prompt style \"{}\"; there are auto, question, llava-qwen, chatml, "
+                            "plain, qwen-vl and vicuna",
+                            name));
 }
 
-Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
-                            int tokens_per_image) {
-  if (style == PromptStyle::kAuto) {
-    const bool is_chat = tokenizer->find(kImStart).has_value();
-    if (tokens_per_image > 0)
-      style = is_chat ? PromptStyle::kLlavaQwen : PromptStyle::kQuestion;
-    else
-      style = is_chat ? PromptStyle::kChatml : PromptStyle::kPlain;
-  }
-  Prompt prompt;
-  prompt.tokenizer_ = tokenizer;
-  prompt.image_token_ = image_token;
-  prompt.tokens_per_image_ = tokens_per_image;
+void Prompt::choose_parts(PromptStyle style) {
   switch (style) {
     case PromptStyle::kAuto:
     case PromptStyle::kQuestion:
-      prompt.start_ = {{true, "<s>"}};
-      prompt.question_with_media_ = {{false, "\nQuestion: {question} Answer:"}};
-      prompt.question_alone_ = {{true, "<s>"}, {false, "Question: {question} Answer:"}};
+      start_ = {{true, "<s>"}};
+      question_with_media_ = {{false, "\nQuestion: {question} Answer:"}};
+      question_alone_ = {{true, "<s>"}, {false, "Question: {question} Answer:"}};
       break;
     case PromptStyle::kLlavaQwen:
-      prompt.start_ = {{true, kImStart}, {false, "user "}};
-      prompt.question_with_media_ = {
+      start_ = {{true, kImStart}, {false, "user "}};
+      question_with_media_ = {
           {false, "\n{question}"}, {true, kImEnd}, {true, kImStart}, {false, "assistant\n"}};
-      prompt.question_alone_ = prompt.question_with_media_;
-      prompt.question_alone_[0].text = "user \n{question}";
-      prompt.question_alone_.insert(prompt.question_alone_.begin(), {true, kImStart});
+      question_alone_ = question_with_media_;
+      question_alone_[0].text = "user \n{question}";
+      question_alone_.insert(question_alone_.begin(), {true, kImStart});
       break;
-    case PromptStyle::kChatml: {
-      if (const std::string system = default_system(tokenizer->chat_template()); !system.empty())
-        prompt.start_ = {{true, kImStart},
-                         {false, fmt::format("system\n{}", system)},
-                         {true, kImEnd},
-                         {false, "\n"}};
-      prompt.start_.insert(prompt.start_.end(), {{true, kImStart}, {false, "user\n"}});
+    case PromptStyle::kChatml:
+    case PromptStyle::kQwenVl: {
+      const bool is_qwen = style == PromptStyle::kQwenVl;
+      const std::string system =
+          is_qwen ? kQwenSystem : default_system(tokenizer_->chat_template());
+      if (!system.empty())
+        start_ = {{true, kImStart}, {false, "system\n" + system}, {true, kImEnd}, {false, "\n"}};
+      start_.insert(start_.end(), {{true, kImStart}, {false, "user\n"}});
       const std::vector<Part> rest = {
           {true, kImEnd}, {false, "\n"}, {true, kImStart}, {false, "assistant\n"}};
-      prompt.question_with_media_ = rest;
-      prompt.question_with_media_.insert(prompt.question_with_media_.begin(),
-                                         {false, "\n{question}"});
-      prompt.question_alone_ = prompt.start_;
-      prompt.question_alone_.back().text += "{question}";
-      prompt.question_alone_.insert(prompt.question_alone_.end(), rest.begin(), rest.end());
+      question_alone_ = start_;
+      question_alone_.back().text += "{question}";
+      question_alone_.insert(question_alone_.end(), rest.begin(), rest.end());
+      question_with_media_ = {{false, is_qwen ? "{question}" : "\n{question}"}};
+      question_with_media_.insert(question_with_media_.end(), rest.begin(), rest.end());
+      if (is_qwen) before_media_ = {{true, "<|vision_start|>"}};
+      if (is_qwen) after_media_ = {{true, "<|vision_end|>"}};
       break;
     }
+    case PromptStyle::kVicuna:
+      start_ = {{false, "USER: "}};
+      between_media_ = {{false, "\n"}};
+      question_with_media_ = {{false, "\n{question} ASSISTANT:"}};
+      question_alone_ = {{false, "USER: {question} ASSISTANT:"}};
+      break;
     case PromptStyle::kPlain:
-      prompt.question_with_media_ = {{false, "{question}"}};
-      prompt.question_alone_ = prompt.question_with_media_;
+      question_with_media_ = {{false, "{question}"}};
+      question_alone_ = question_with_media_;
       break;
   }
-  for (const auto* parts : {&prompt.start_, &prompt.question_with_media_})
+}
+
+Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style,
+                            const ModelConfig& config) {
+  if (style == PromptStyle::kAuto) style = config.prompt_style;
+  if (style == PromptStyle::kAuto) {
+    const bool is_chat = tokenizer->find(kImStart).has_value();
+    if (config.has_vision())
+      style = is_chat                        ? PromptStyle::kLlavaQwen
+              : tokenizer->has_space_marks() ? PromptStyle::kVicuna
+                                             : PromptStyle::kQuestion;
+    else
+      style = is_chat ? PromptStyle::kChatml : PromptStyle::kPlain;
+  }
+  Prompt prompt(config);
+  prompt.tokenizer_ = tokenizer;
+  prompt.choose_parts(style);
+  if (style != PromptStyle::kQuestion)  // has its own
+    for (auto* parts : {&prompt.start_, &prompt.question_alone_})
+      for (size_t i = 0; i < tokenizer->begin_tokens().size(); ++i)
+        parts->insert(parts->begin() + static_cast<ptrdiff_t>(i),
+                      {true, tokenizer->begin_tokens()[i]});
+  for (const auto* parts : {&prompt.start_, &prompt.before_media_, &prompt.after_media_,
+                            &prompt.question_with_media_, &prompt.question_alone_})
     for (const Part& part : *parts)
       if (part.special && !tokenizer->find(part.text))
         return Status(Code::kInvalidArgument,
@@ -134,20 +158,33 @@ Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
     std::string text = part.text;
     if (const size_t at = text.find(kQuestionMark); at != std::string::npos)
       text.replace(at, kQuestionMark.size(), question);
-    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain));
+    // The text before which no other text or medium stands is the input's first.
+    const bool is_first = &parts == &start_ || &parts == &question_alone_;
+    const auto place = is_first ? Tokenizer::TextPlace::kFirst : Tokenizer::TextPlace::kBehind;
+    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain, place));
     target.tokens.insert(target.tokens.end(), tokens.begin(), tokens.end());
     target.roles.resize(target.tokens.size(), Role::kText);
   }
   return {};
 }
 
-Result<PromptTokens> Prompt::media(int image_count) const {
+Result<PromptTokens> Prompt::media(std::span<const VisualShape> shapes) const {
   PromptTokens prompt;
   VKV_TRY(append(start_, {}, prompt));
-  const size_t image_tokens =
-      static_cast<size_t>(image_count) * static_cast<size_t>(tokens_per_image_);
-  prompt.tokens.resize(prompt.tokens.size() + image_tokens, image_token_);
-  prompt.roles.resize(prompt.tokens.size(), Role::kVisual);
+  for (const VisualShape& shape : shapes) {
+    if (&shape != &shapes.front()) VKV_TRY(append(between_media_, {}, prompt));
+    VKV_TRY(append(before_media_, {}, prompt));
+    const auto count = static_cast<size_t>(visual_token_count(config_, shape));
+    const bool has_own = shape.is_video && config_.video_token >= 0;
+    prompt.tokens.resize(prompt.tokens.size() + count,
+                         has_own ? config_.video_token : config_.image_token);
+    prompt.roles.resize(prompt.tokens.size(), Role::kVisual);
+    VKV_TRY(append(after_media_, {}, prompt));
+  }
+  if (!config_.text.has_rope_axes()) return prompt;
+  VKV_TRY_ASSIGN(rope, prompt_positions(config_, prompt.tokens, shapes));
+  prompt.rope_delta = rope_end(rope) - static_cast<int64_t>(rope.size());
+  prompt.rope = std::move(rope);
   return prompt;
 }
 

@@ -3,47 +3,43 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "tools/mllm/model_config.h"
+#include "tools/mllm/prompt_style.h"
+#include "tools/mllm/rope.h"
 #include "tools/mllm/tokenizer.h"
+#include "tools/mllm/visual_input.h"
 #include "vkv/status.h"
 #include "vkv/types.h"
 
 namespace vkv {
 
-// <image> stands once a picture or frame and becomes tokens_per_image tokens.
-enum class PromptStyle : uint8_t {
-  kAuto,       // if the tokenizer has <|im_start|> kLlavaQwen, else kQuestion; for a model of text
-               // alone kChatml, else kPlain
-  kQuestion,   // TinyVLM: <s><image>..\nQuestion: {question} Answer:
-  kLlavaQwen,  // llava-interleave-qwen: <|im_start|>user <image>..\n{question}<|im_end|>
-               // <|im_start|>assistant\n
-  kChatml,     // as kLlavaQwen, with line ends where ChatML has them, and before it, if the chat
-               // template has one of its own: <|im_start|>system\n{message}<|im_end|>\n
-  kPlain,      // <image>..{question}
-};
-
-// "auto", "question", "llava-qwen", "chatml", "plain". Errors: kInvalidArgument, listing them.
+// "auto", "question", "llava-qwen", "chatml", "plain", "qwen-vl", "vicuna". Errors:
+// kInvalidArgument, listing them.
 Result<PromptStyle> prompt_style(std::string_view name);
 
 struct PromptTokens {
   std::vector<int32_t> tokens;
   std::vector<Role> roles;  // image placeholders kVisual, special tokens kControl, the rest kText
+  std::vector<RopePosition> rope;  // of media in a model with M-RoPE; else empty
+  int64_t rope_delta = 0;          // of what follows; see ForwardRequest
 };
 
 // The prompt of one checkpoint in two halves, which join without changing a token: an image token
 // stands at the border, so no merge crosses it.
 class Prompt {
  public:
-  // The tokenizer outlives the prompt. Without vision tokens_per_image is 0. Errors:
-  // kInvalidArgument if the tokenizer lacks a special token of the style.
-  static Result<Prompt> make(const Tokenizer* tokenizer, PromptStyle style, int32_t image_token,
-                             int tokens_per_image);
+  // The tokenizer outlives the prompt. Errors: kInvalidArgument if the tokenizer lacks a special
+  // token of the style.
+  static Result<Prompt> make(const Tokenizer* tokenizer, PromptStyle style,
+                             const ModelConfig& config);
 
-  // Everything up to the last image; image_count >= 1, of a model with vision.
-  Result<PromptTokens> media(int image_count) const;
+  // Everything up to the last picture, frame or video; at least one, of a model with vision.
+  Result<PromptTokens> media(std::span<const VisualShape> shapes) const;
 
   // What follows the media, or a whole prompt of text alone. Special tokens written in the
   // question are taken as plain characters, so a question cannot end the prompt or claim an image.
@@ -56,16 +52,18 @@ class Prompt {
     std::string text;
   };
 
-  Prompt() = default;
+  explicit Prompt(const ModelConfig& config) : config_(config) {}
+  void choose_parts(PromptStyle style);
   Status append(const std::vector<Part>& parts, std::string_view question,
                 PromptTokens& target) const;
 
   const Tokenizer* tokenizer_ = nullptr;
-  std::vector<Part> start_;  // before the media
+  ModelConfig config_;
+  std::vector<Part> start_;                       // before the media
+  std::vector<Part> before_media_, after_media_;  // of each of them
+  std::vector<Part> between_media_;               // of two of them
   std::vector<Part> question_with_media_;
   std::vector<Part> question_alone_;
-  int32_t image_token_ = 0;
-  int tokens_per_image_ = 0;
 };
 
 }  // namespace vkv

@@ -182,8 +182,14 @@ Result<SafetensorsWeights> SafetensorsWeights::open(const std::string& folder) {
       shards.insert(shard_of[name]);
     }
     for (const std::string& shard : shards) {
-      VKV_TRY_ASSIGN(file, SafetensorsFile::open(folder + "/" + shard));
-      weights.files_.push_back(std::move(file));
+      auto file = SafetensorsFile::open(folder + "/" + shard);
+      if (file.status().code() == Code::kNotFound)
+        return Status(Code::kNotFound,
+                      fmt::format("{}: the shard {} that model.safetensors.index.json names is not "
+                                  "there; is the download complete?",
+                                  folder, shard));
+      if (!file.ok()) return file.status();
+      weights.files_.push_back(std::move(file.value()));
     }
   }
 

@@ -1,8 +1,9 @@
-// tokenizer.cpp: byte-level BPE as a Hugging Face tokenizer.json or a GGUF file describes it.
+// tokenizer.cpp: BPE as a Hugging Face tokenizer.json or a GGUF file describes it.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/tokenizer.h"
 
 #include <algorithm>
+#include <cctype>
 #include <unordered_map>
 #include <utility>
 
@@ -36,6 +37,21 @@ size_t append_characters(std::string_view bytes, bool at_end, std::string& targe
 Result<Tokenizer> at_path(const std::string& place, Result<Tokenizer> tokenizer) {
   if (tokenizer.ok()) return tokenizer;
   return Status(tokenizer.status().code(), place + tokenizer.status().message());
+}
+
+// Of a token that is characters: "<0x0A>" is a byte, and marks are spaces.
+std::string bytes_of_marked(const std::string& token) {
+  const auto is_digit = [&](size_t at) {
+    return std::isxdigit(static_cast<unsigned char>(token[at])) != 0;
+  };
+  if (token.size() == 6 && token.starts_with("<0x") && token[5] == '>' && is_digit(3) &&
+      is_digit(4))
+    return {static_cast<char>(std::stoi(token.substr(3, 2), nullptr, 16))};
+  std::string bytes = token;
+  const std::string_view mark = kSpaceMark;
+  for (size_t at = bytes.find(mark); at != bytes.npos; at = bytes.find(mark, at))
+    bytes.replace(at, mark.size(), 1, ' ');
+  return bytes;
 }
 
 struct AddedMatch {
@@ -78,6 +94,8 @@ struct Tokenizer::Parts {
   int32_t id_max = 0;
 
   Status encode_text(std::string_view text, bool parse_added, std::vector<int32_t>& target) const;
+  void encode_with_marks(std::string_view text, TextPlace place,
+                         std::vector<int32_t>& target) const;
   Status encode_pieces(std::string_view text, std::vector<int32_t>& target) const;
 };
 
@@ -94,6 +112,29 @@ Status Tokenizer::Parts::encode_text(std::string_view text, bool parse_added,
     done = match->end;
   }
   return encode_pieces(std::string_view(normal).substr(done), target);
+}
+
+// Text without added tokens, of a tokenizer whose tokens are characters.
+void Tokenizer::Parts::encode_with_marks(std::string_view text, TextPlace place,
+                                         std::vector<int32_t>& target) const {
+  if (text.empty()) return;
+  const SpaceMarks& marks = *file.space_marks;
+  const bool here = marks.before == SpaceMarks::Before::kEachText ||
+                    (marks.before == SpaceMarks::Before::kInput && place == TextPlace::kFirst);
+  const bool begins_with_mark = text[0] == ' ' || text.starts_with(kSpaceMark);
+  const bool with_mark = here && (marks.even_behind_space || !begins_with_mark);
+  std::string marked(with_mark ? kSpaceMark : "");
+  for (const char byte : text) {
+    if (byte == ' ')
+      marked += kSpaceMark;
+    else
+      marked += byte;
+  }
+  for (size_t begin = 0; begin < marked.size();) {
+    const size_t end = marks.split ? marked.find(kSpaceMark, begin + 1) : marked.npos;
+    encoder.encode(std::string_view(marked).substr(begin, end - begin), target);
+    begin = std::min(end, marked.size());
+  }
 }
 
 // Normalised text without added tokens.
@@ -149,12 +190,16 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json) {
 }
 
 Result<Tokenizer> Tokenizer::make(TokenizerFile file) {
-  VKV_TRY_ASSIGN(encoder, BytePairEncoder::make(file.vocabulary, file.merges));
+  const bool has_marks = file.space_marks.has_value();
+  VKV_TRY_ASSIGN(encoder, has_marks
+                              ? BytePairEncoder::make_by_characters(file.vocabulary, file.merges)
+                              : BytePairEncoder::make(file.vocabulary, file.merges));
   auto parts =
       std::make_unique<Parts>(Parts{.file = std::move(file), .encoder = std::move(encoder)});
   for (const auto& [printable, id] : parts->file.vocabulary) {
     // A token with other characters is its own text: it was added, not merged.
-    parts->bytes[id] = bytes_of_printable(printable).value_or(printable);
+    parts->bytes[id] =
+        has_marks ? bytes_of_marked(printable) : bytes_of_printable(printable).value_or(printable);
     parts->id_max = std::max(parts->id_max, id);
   }
   for (const AddedToken& added : parts->file.added) {
@@ -176,25 +221,32 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, AddedTokens added) const {
+Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, AddedTokens added,
+                                               TextPlace place) const {
   VKV_TRY(check_utf8(text));
   const bool parse_added = added == AddedTokens::kParse;
   std::vector<int32_t> tokens;
   size_t done = 0;
+  const auto encode_part = [&](std::string_view part) -> Status {
+    if (!parts_->file.space_marks) return parts_->encode_text(part, parse_added, tokens);
+    parts_->encode_with_marks(part, done == 0 ? place : TextPlace::kBehind, tokens);
+    return {};
+  };
   while (parse_added) {
     const auto match = parts_->raw_added.find(text, done);
     if (!match) break;
-    VKV_TRY(parts_->encode_text(text.substr(done, match->begin - done), true, tokens));
+    VKV_TRY(encode_part(text.substr(done, match->begin - done)));
     tokens.push_back(match->id);
     done = match->end;
   }
-  VKV_TRY(parts_->encode_text(text.substr(done), parse_added, tokens));
+  VKV_TRY(encode_part(text.substr(done)));
   return tokens;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> tokens) const {
   std::string bytes;
   for (const int32_t token : tokens) bytes += token_bytes(token);
+  if (strips_first_space() && bytes.starts_with(' ')) bytes.erase(0, 1);
   std::string text;
   append_characters(bytes, true, text);
   return text;
@@ -220,20 +272,34 @@ bool Tokenizer::is_special(int32_t token) const {
 
 int32_t Tokenizer::id_max() const { return parts_->id_max; }
 
+const std::vector<std::string>& Tokenizer::begin_tokens() const {
+  return parts_->file.begin_tokens;
+}
+bool Tokenizer::has_space_marks() const { return parts_->file.space_marks.has_value(); }
+bool Tokenizer::strips_first_space() const {
+  return has_space_marks() && parts_->file.space_marks->strip_first;
+}
+
 const std::string& Tokenizer::chat_template() const { return parts_->file.chat_template; }
+
+std::string TextStream::without_first_space(std::string text) {
+  if (text.empty() || !std::exchange(is_first_, false)) return text;
+  if (tokenizer_->strips_first_space() && text[0] == ' ') text.erase(0, 1);
+  return text;
+}
 
 std::string TextStream::push(int32_t token) {
   pending_ += tokenizer_->token_bytes(token);
   std::string text;
   pending_.erase(0, append_characters(pending_, false, text));
-  return text;
+  return without_first_space(std::move(text));
 }
 
 std::string TextStream::finish() {
   std::string text;
   append_characters(pending_, true, text);
   pending_.clear();
-  return text;
+  return without_first_space(std::move(text));
 }
 
 }  // namespace vkv

@@ -1,4 +1,5 @@
-// tokenizer.h: byte-level BPE as a Hugging Face tokenizer.json or a GGUF file describes it.
+// tokenizer.h: BPE as a Hugging Face tokenizer.json or a GGUF file describes it: byte-level, or
+// SentencePiece's kind with bytes for what is in no token.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -21,6 +22,9 @@ class Tokenizer {
   // that a user's text cannot end the prompt or claim an image.
   enum class AddedTokens : uint8_t { kParse, kPlain };
 
+  // Whether the text begins the input or follows other tokens: some put a space before the first.
+  enum class TextPlace : uint8_t { kFirst, kBehind };
+
   // Reads tokenizer.json of a folder, or a GGUF file. Errors: kNotFound; kDataLoss for a file that
   // is broken or contradicts itself; kUnsupported for a component that is not known, by name.
   static Result<Tokenizer> load(const std::string& path);
@@ -31,7 +35,8 @@ class Tokenizer {
   ~Tokenizer();
 
   // Errors: kInvalidArgument if `text` is not UTF-8, naming the byte.
-  Result<std::vector<int32_t>> encode(std::string_view text, AddedTokens added) const;
+  Result<std::vector<int32_t>> encode(std::string_view text, AddedTokens added,
+                                      TextPlace place = TextPlace::kFirst) const;
 
   // The text of the tokens without special tokens; bytes that are no UTF-8 become U+FFFD. Ids that
   // the vocabulary lacks add nothing (models often have more rows than the tokenizer has tokens).
@@ -42,7 +47,11 @@ class Tokenizer {
 
   std::optional<int32_t> find(std::string_view token) const;  // of an added or vocabulary token
   bool is_special(int32_t token) const;
-  int32_t id_max() const;                    // the greatest id that there is
+  int32_t id_max() const;  // the greatest id that there is
+  // Tokens that every input begins with, for who builds a prompt; encode() does not add them.
+  const std::vector<std::string>& begin_tokens() const;
+  bool has_space_marks() const;              // of SentencePiece's kind
+  bool strips_first_space() const;           // decoded text loses one
   const std::string& chat_template() const;  // Jinja, of a GGUF file; empty if it has none
 
  private:
@@ -63,6 +72,9 @@ class TextStream {
  private:
   const Tokenizer* tokenizer_;  // outlives the stream
   std::string pending_;         // the first bytes of an unfinished character
+  bool is_first_ = true;        // nothing came out yet
+
+  std::string without_first_space(std::string text);
 };
 
 }  // namespace vkv

@@ -144,6 +144,98 @@ Status read_pre_tokenizer(const Json& component, TokenizerFile& file, bool& is_b
   return broken("pre_tokenizer Split has no pattern");
 }
 
+// Prepend and Replace, which older files of Llama have.
+Status read_space_normalizer(const Json& component, SpaceMarks& marks) {
+  const std::string type = type_of(component);
+  const char* const known = "a Sequence of Prepend and Replace, of spaces";
+  if (type == "Sequence") {
+    const Json* const list = find(component, "normalizers");
+    if (list == nullptr || !list->is_array()) return broken("normalizer has no list");
+    for (const Json& step : *list) VKV_TRY(read_space_normalizer(step, marks));
+    return {};
+  }
+  if (type == "Prepend" && component.value("prepend", Json()) == kSpaceMark) {
+    marks.before = SpaceMarks::Before::kEachText;
+    marks.even_behind_space = true;
+    return {};
+  }
+  const bool is_space = component.value("pattern", Json()) == Json{{"String", " "}} &&
+                        component.value("content", Json()) == kSpaceMark;
+  if (type == "Replace" && is_space) return {};
+  return unsupported("normalizer", type, known);
+}
+
+// Metaspace, which newer files have.
+Status read_metaspace(const Json& component, SpaceMarks& marks) {
+  if (type_of(component) != "Metaspace" || component.value("replacement", Json()) != kSpaceMark)
+    return unsupported("pre_tokenizer", type_of(component), "none, Metaspace");
+  const Json* const scheme = find(component, "prepend_scheme");
+  if (scheme == nullptr || *scheme == "always")
+    marks.before = SpaceMarks::Before::kEachText;
+  else if (*scheme == "first")
+    marks.before = SpaceMarks::Before::kInput;
+  else if (*scheme != "never")
+    return unsupported("prepend_scheme", scheme->dump(), "always first never");
+  marks.split = flag(component, "split", true);
+  return {};
+}
+
+Status read_space_decoder(const Json* component, SpaceMarks& marks) {
+  const std::string type = component == nullptr ? "none" : type_of(*component);
+  const Json* const steps = type == "Sequence" ? find(*component, "decoders") : nullptr;
+  if (steps == nullptr || !steps->is_array())
+    return unsupported("decoder", type, "a Sequence of Replace, ByteFallback, Fuse and Strip");
+  for (const Json& step : *steps) {
+    const std::string name = type_of(step);
+    if (name == "Strip")
+      marks.strip_first = step.value("start", Json()) == 1;
+    else if (name != "Replace" && name != "ByteFallback" && name != "Fuse")
+      return unsupported("step of the decoder", name, "Replace ByteFallback Fuse Strip");
+  }
+  return {};
+}
+
+// The tokens that TemplateProcessing puts before a text.
+Status read_begin(const Json& post, TokenizerFile& file) {
+  const Json* const single = find(post, "single");
+  if (type_of(post) != "TemplateProcessing" || single == nullptr || !single->is_array())
+    return unsupported("post_processor", type_of(post), "none, TemplateProcessing");
+  bool behind_text = false;
+  for (const Json& part : *single) {
+    if (!part.is_object()) return broken("a part of the post_processor is not an object");
+    if (part.contains("Sequence")) {
+      behind_text = true;
+      continue;
+    }
+    const Json* const token = find(part, "SpecialToken");
+    const Json* const id = token == nullptr ? nullptr : find(*token, "id");
+    if (id == nullptr || !id->is_string()) return broken("a part of the post_processor has no id");
+    if (behind_text)
+      return unsupported("post_processor with a token behind the text", id->get<std::string>(),
+                         "tokens before it");
+    file.begin_tokens.push_back(id->get<std::string>());
+  }
+  return {};
+}
+
+// The parts of a tokenizer whose tokens are characters.
+Status read_space_parts(const Json& root, TokenizerFile& file) {
+  SpaceMarks marks;
+  if (const Json* const normalizer = find(root, "normalizer"); normalizer != nullptr)
+    VKV_TRY(read_space_normalizer(*normalizer, marks));
+  if (const Json* const pre_tokenizer = find(root, "pre_tokenizer"); pre_tokenizer != nullptr)
+    VKV_TRY(read_metaspace(*pre_tokenizer, marks));
+  VKV_TRY(read_space_decoder(find(root, "decoder"), marks));
+  if (const Json* const post = find(root, "post_processor"); post != nullptr)
+    VKV_TRY(read_begin(*post, file));
+  for (const AddedToken& token : file.added)
+    if (token.normalised)
+      return unsupported("added token that is looked for after normalisation", token.content,
+                         "others");
+  file.space_marks = marks;
+  return {};
+}
+
 // What would add tokens to every prompt, or change decoded text, must not be passed over.
 Status check_rest(const Json& root) {
   if (const Json* const post = find(root, "post_processor"); post != nullptr)
@@ -176,15 +268,17 @@ Status read_model(const Json& root, TokenizerFile& file) {
   if (model == nullptr || !model->is_object()) return broken("no model");
   const std::string type = type_of(*model);
   if (type != "BPE") return unsupported("model", type, "BPE");
+  // With a token for every byte nothing is unknown.
+  const bool has_bytes = file.space_marks.has_value();
   for (const char* option :
        {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
     const Json* const value = find(*model, option);
+    if (has_bytes && option == std::string_view("unk_token")) continue;
     if (value != nullptr && *value != "" && *value != 0)
       return unsupported("option of the BPE model", option, "ignore_merges");
   }
-  for (const char* option : {"byte_fallback", "fuse_unk"})
-    if (flag(*model, option, false))
-      return unsupported("option of the BPE model", option, "ignore_merges");
+  if (flag(*model, "fuse_unk", false) && !has_bytes)
+    return unsupported("option of the BPE model", "fuse_unk", "ignore_merges");
   file.ignore_merges = flag(*model, "ignore_merges", false);
 
   const Json* const vocabulary = find(*model, "vocab");
@@ -197,7 +291,11 @@ Status read_model(const Json& root, TokenizerFile& file) {
     file.vocabulary[token] = id;
   }
   const Json* const merges = find(*model, "merges");
-  if (merges == nullptr || !merges->is_array()) return broken("the model has no merges");
+  // Bytes alone need none; more tokens than these come from merging them.
+  constexpr size_t kByteTokens = 256;
+  if (merges == nullptr || !merges->is_array() ||
+      (merges->empty() && file.vocabulary.size() > kByteTokens))
+    return broken("the model has no merges");
   return read_merges(*merges, file);
 }
 
@@ -208,6 +306,13 @@ Result<TokenizerFile> parse_tokenizer_file(std::string_view json) {
   if (!root.is_object()) return broken("not a JSON object");
   TokenizerFile file;
   VKV_TRY(read_added(root, file));
+  const Json* const model = find(root, "model");
+  if (model != nullptr && model->is_object() && flag(*model, "byte_fallback", false)) {
+    VKV_TRY(read_space_parts(root, file));
+    VKV_TRY(read_model(root, file));
+    if (file.ignore_merges) return unsupported("option of the BPE model", "ignore_merges", "none");
+    return file;
+  }
   if (const Json* const normalizer = find(root, "normalizer"); normalizer != nullptr)
     VKV_TRY(read_normalizer(*normalizer, file));
   bool is_byte_level = false;

@@ -33,6 +33,20 @@ struct SplitStep {
   bool add_prefix_space = false;
 };
 
+// What stands for a space in tokens of SentencePiece's kind, U+2581.
+inline constexpr char kSpaceMark[] = "\xe2\x96\x81";
+
+// SentencePiece's kind of BPE, as Llama has it (byte_fallback).
+struct SpaceMarks {
+  // Where a mark is put before text: nowhere, before text that begins the input, or also before
+  // what stands behind an added token.
+  enum class Before : uint8_t { kNothing, kInput, kEachText };
+  Before before = Before::kNothing;
+  bool even_behind_space = false;  // also before text that begins with a space
+  bool split = false;              // a piece begins at each mark
+  bool strip_first = false;        // decoded text loses one space at its begin
+};
+
 struct TokenizerFile {
   std::vector<AddedToken> added;
   NormalForm normal_form = NormalForm::kNone;
@@ -41,7 +55,9 @@ struct TokenizerFile {
   std::vector<std::pair<std::string, std::string>> merges;
   bool ignore_merges = false;  // a piece that is a token as it stands is not merged anew
   std::unordered_map<std::string, int32_t> whole_tokens;  // bytes -> id, if ignore_merges
-  std::string chat_template;  // Jinja, as a GGUF file has it; empty if it has none
+  std::optional<SpaceMarks> space_marks;  // of tokens that are characters, not bytes
+  std::vector<std::string> begin_tokens;  // that a prompt begins with; encode() does not add them
+  std::string chat_template;              // Jinja, as a GGUF file has it; empty if it has none
 };
 
 // Reads the text of a tokenizer.json.

@@ -8,21 +8,14 @@
 #include "cpu/parallel.h"
 #include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
+#include "tools/mllm/vision_attention.h"
 
 namespace vkv {
 namespace {
 
-using dnnl::memory;
-
 // Rows of one pass through the tower: enough to fill the matrix units, few enough to stay near the
 // caches (fp32 activations of a 768-wide MLP: 6 MiB).
 constexpr int64_t kPassRows = 2048;
-
-using Strides = memory::dims;
-
-memory strided(const memory::dims& extents, const Strides& strides, float* values) {
-  return {{extents, memory::data_type::f32, strides}, cpu_engine(), values};
-}
 
 }  // namespace
 
@@ -95,7 +88,7 @@ void VisionTower::normalise(const Norm& norm, const float* x, int64_t rows, floa
 }
 
 // Patches, row by row over the picture; then positions, and for CLIP a class token before them.
-Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& buffers) {
+Status VisionTower::embed(std::span<const VisualInput> images, Buffers& buffers) {
   const VisionConfig& vision = config_.vision;
   const int64_t edge = vision.patch_edge, grid = vision.grid(), image_edge = vision.image_edge;
   const int64_t hidden = vision.hidden, patch_values = 3 * edge * edge;
@@ -111,7 +104,7 @@ Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& b
   parallel_tasks(patch_rows, copied, [&](size_t index) {
     const int64_t image = static_cast<int64_t>(index) / grid;
     const int64_t patch_row = static_cast<int64_t>(index) % grid;
-    const float* const pixels = images[static_cast<size_t>(image)].data();
+    const float* const pixels = images[static_cast<size_t>(image)].values.data();
     for (int64_t patch_column = 0; patch_column < grid; ++patch_column) {
       float* target =
           buffers.wide.data() + ((image * grid + patch_row) * grid + patch_column) * patch_values;
@@ -140,37 +133,6 @@ Status VisionTower::embed(std::span<const std::vector<float>> images, Buffers& b
   return {};
 }
 
-// softmax(q k^T) v of every head of every image. q is scaled already.
-Status VisionTower::attend(int64_t image_count, Buffers& buffers) {
-  const int64_t heads = config_.vision.heads, positions = config_.vision.positions();
-  const int64_t hidden = config_.vision.hidden, head_dim = hidden / heads;
-  const Strides rows = {positions * hidden, head_dim, hidden, 1};
-  const Strides columns = {positions * hidden, head_dim, 1, hidden};
-  const Strides square = {heads * positions * positions, positions * positions, positions, 1};
-  try {
-    memory q = strided({image_count, heads, positions, head_dim}, rows, buffers.q.data());
-    memory k = strided({image_count, heads, head_dim, positions}, columns, buffers.k.data());
-    memory v = strided({image_count, heads, positions, head_dim}, rows, buffers.v.data());
-    memory scores =
-        strided({image_count, heads, positions, positions}, square, buffers.scores.data());
-    memory out = strided({image_count, heads, positions, head_dim}, rows, buffers.attended.data());
-    const dnnl::engine& engine = cpu_engine();
-    dnnl::stream stream(engine);
-    dnnl::matmul({engine, q.get_desc(), k.get_desc(), scores.get_desc()})
-        .execute(stream, {{DNNL_ARG_SRC, q}, {DNNL_ARG_WEIGHTS, k}, {DNNL_ARG_DST, scores}});
-    dnnl::softmax_forward({engine, dnnl::prop_kind::forward_inference,
-                           dnnl::algorithm::softmax_accurate, scores.get_desc(), scores.get_desc(),
-                           3})
-        .execute(stream, {{DNNL_ARG_SRC, scores}, {DNNL_ARG_DST, scores}});
-    dnnl::matmul({engine, scores.get_desc(), v.get_desc(), out.get_desc()})
-        .execute(stream, {{DNNL_ARG_SRC, scores}, {DNNL_ARG_WEIGHTS, v}, {DNNL_ARG_DST, out}});
-    stream.wait();
-  } catch (const dnnl::error& error) {
-    return onednn_status("vision attention", error);
-  }
-  return {};
-}
-
 Status VisionTower::run_layer(Layer& layer, int64_t image_count, Buffers& buffers) {
   const int64_t rows = image_count * config_.vision.positions();
   float* const x = buffers.x.data();
@@ -179,7 +141,16 @@ Status VisionTower::run_layer(Layer& layer, int64_t image_count, Buffers& buffer
   VKV_TRY(layer.q.run(normed, rows, buffers.q.data()));
   VKV_TRY(layer.k.run(normed, rows, buffers.k.data()));
   VKV_TRY(layer.v.run(normed, rows, buffers.v.data()));
-  VKV_TRY(attend(image_count, buffers));
+  VKV_TRY(vision_attention({.q = buffers.q.data(),
+                            .k = buffers.k.data(),
+                            .v = buffers.v.data(),
+                            .stride = config_.vision.hidden,
+                            .out = buffers.attended.data(),
+                            .parts = image_count,
+                            .positions = config_.vision.positions(),
+                            .heads = config_.vision.heads,
+                            .head_dim = config_.vision.hidden / config_.vision.heads},
+                           buffers.scores));
   VKV_TRY(layer.out.run_add(buffers.attended.data(), rows, x));
   normalise(layer.norm2, x, rows, normed);
   VKV_TRY(layer.up.run(normed, rows, buffers.wide.data()));
@@ -200,7 +171,7 @@ Status VisionTower::project(int64_t image_count, Buffers& buffers, float* target
   return project_out_.run(middle.data(), rows, target);
 }
 
-Result<std::vector<float>> VisionTower::encode(std::span<const std::vector<float>> images,
+Result<std::vector<float>> VisionTower::encode(std::span<const VisualInput> images,
                                                const Watch& watch) {
   const VisionConfig& vision = config_.vision;
   const auto image_values =
@@ -214,7 +185,6 @@ Result<std::vector<float>> VisionTower::encode(std::span<const std::vector<float
   for (auto* values :
        {&buffers.x, &buffers.normed, &buffers.q, &buffers.k, &buffers.v, &buffers.attended})
     values->resize(stream_values);
-  buffers.scores.resize(pass_images * static_cast<size_t>(vision.heads * positions * positions));
 
   const uint64_t steps = layers_.size() + 1;  // an image: patches and layers
   const uint64_t total = images.size() * steps;

@@ -8,21 +8,23 @@
 
 #include "tools/mllm/linear.h"
 #include "tools/mllm/model_config.h"
+#include "tools/mllm/vision_encoder.h"
 #include "tools/mllm/watch.h"
 #include "tools/mllm/weights.h"
 
 namespace vkv {
 
-// Not thread-safe; runs on the TBB arena of the caller.
-class VisionTower {
+// Pictures of one size. Not thread-safe; runs on the TBB arena of the caller.
+class VisionTower : public VisionEncoder {
  public:
   // Errors: those of Weights::floats, naming the tensor.
   static Result<VisionTower> load(const ModelConfig& config, const Weights& weights);
 
-  // As Model::encode_images, of valid images. Progress counts images x layers.
-  Result<std::vector<float>> encode(std::span<const std::vector<float>> images, const Watch& watch);
+  // Progress counts images x layers.
+  Result<std::vector<float>> encode(std::span<const VisualInput> images,
+                                    const Watch& watch) override;
 
-  uint64_t bytes() const { return bytes_; }
+  uint64_t bytes() const override { return bytes_; }
 
  private:
   struct Norm {
@@ -44,9 +46,8 @@ class VisionTower {
                                 int hidden);
   static Result<Layer> load_layer(const VisionConfig& vision, const class WeightLoader& loader,
                                   int index);
-  Status embed(std::span<const std::vector<float>> images, Buffers& buffers);
+  Status embed(std::span<const VisualInput> images, Buffers& buffers);
   Status run_layer(Layer& layer, int64_t image_count, Buffers& buffers);
-  Status attend(int64_t image_count, Buffers& buffers);
   Status project(int64_t image_count, Buffers& buffers, float* target);
   void normalise(const Norm& norm, const float* x, int64_t rows, float* y) const;
 

@@ -58,7 +58,8 @@ bool Comparison::is_end(int32_t token) const {
   return std::find(ends.begin(), ends.end(), token) != ends.end();
 }
 
-Result<std::vector<float>> Comparison::feed(Cache& cache, SequenceId sequence, int64_t position,
+Result<std::vector<float>> Comparison::feed(Cache& cache, SequenceId sequence,
+                                            const QualityItem& item, int64_t position,
                                             std::span<const int32_t> tokens) const {
   std::vector<Role> roles;
   for (const int32_t token : tokens)
@@ -68,6 +69,7 @@ Result<std::vector<float>> Comparison::feed(Cache& cache, SequenceId sequence, i
                           .position = position,
                           .tokens = tokens,
                           .roles = roles,
+                          .rope_delta = item.prefix.rope_delta,
                           .logit_count = static_cast<int>(tokens.size())},
                          {.cancel = watch_.cancel});
 }
@@ -83,6 +85,7 @@ Result<ReferenceRun> Comparison::run_reference(RecordingCache& exact,
                                          {.sequence = sequence,
                                           .tokens = item.prefix.tokens,
                                           .roles = item.prefix.roles,
+                                          .rope = item.prefix.rope,
                                           .visual = *item.visual,
                                           .logit_count = 0,
                                           .ends_window = true},
@@ -113,6 +116,7 @@ Result<ReferenceRun::Case> Comparison::answer(RecordingCache& exact, SequenceId 
                        .position = position,
                        .tokens = one.tail.tokens,
                        .roles = one.tail.roles,
+                       .rope_delta = item.prefix.rope_delta,
                        .logit_count = static_cast<int>(run.tail_positions),
                        .ends_window = true},
                       {.cancel = watch_.cancel});
@@ -122,7 +126,7 @@ Result<ReferenceRun::Case> Comparison::answer(RecordingCache& exact, SequenceId 
   position += static_cast<int64_t>(one.tail.tokens.size());
 
   // The last new token needs no position: it is never fed back.
-  const int64_t room = model_->config().text.positions_max - position + 1;
+  const int64_t room = model_->config().text.positions_max - item.prefix.rope_delta - position + 1;
   const int64_t new_tokens_max = std::min<int64_t>(item.new_tokens_max, room);
   while (static_cast<int64_t>(run.answer.size()) < new_tokens_max) {
     const int32_t token =
@@ -130,7 +134,7 @@ Result<ReferenceRun::Case> Comparison::answer(RecordingCache& exact, SequenceId 
     if (is_end(token)) break;
     run.answer.push_back(token);
     if (static_cast<int64_t>(run.answer.size()) == new_tokens_max) break;
-    VKV_TRY_ASSIGN(next, feed(exact, sequence, position++, {&token, 1}));
+    VKV_TRY_ASSIGN(next, feed(exact, sequence, item, position++, {&token, 1}));
     run.fed.push_back(token);
     run.logits.insert(run.logits.end(), next.begin(), next.end());
   }
@@ -171,12 +175,13 @@ Result<CaseResult> Comparison::test_case(Cache& cache, SequenceId prefix, const 
                                           .position = position,
                                           .tokens = one.tail.tokens,
                                           .roles = one.tail.roles,
+                                          .rope_delta = item.prefix.rope_delta,
                                           .logit_count = static_cast<int>(reference.tail_positions),
                                           .ends_window = item.tail_is_window},
                                          {.cancel = watch_.cancel}));
   position += static_cast<int64_t>(one.tail.tokens.size());
   if (!reference.fed.empty()) {
-    VKV_TRY_ASSIGN(more, feed(cache, sequence, position, reference.fed));
+    VKV_TRY_ASSIGN(more, feed(cache, sequence, item, position, reference.fed));
     logits.insert(logits.end(), more.begin(), more.end());
   }
   VKV_TRY_ASSIGN(stats, cache.sequence_stats(sequence));
@@ -208,21 +213,20 @@ Result<CaseResult> Comparison::test_case(Cache& cache, SequenceId prefix, const 
   const auto kept = static_cast<int64_t>(result.match_count);
   VKV_TRY(cache.truncate(
       sequence, static_cast<int>(reference.fed.size()) - static_cast<int>(result.match_count)));
-  VKV_TRY_ASSIGN(answered,
-                 run_free(cache, sequence, position + kept, std::move(own), item.new_tokens_max));
+  VKV_TRY_ASSIGN(answered, run_free(cache, sequence, item, position + kept, std::move(own)));
   result.right = is_right(*tokenizer_, answered, *one.expected);
   return result;
 }
 
 // Goes on from `answer`, whose last token is not fed yet. Returns the answer without an end token.
 Result<std::vector<int32_t>> Comparison::run_free(Cache& cache, SequenceId sequence,
-                                                  int64_t position, std::vector<int32_t> answer,
-                                                  int new_tokens_max) const {
-  const int64_t positions_max = model_->config().text.positions_max;
+                                                  const QualityItem& item, int64_t position,
+                                                  std::vector<int32_t> answer) const {
+  const int64_t positions_max = model_->config().text.positions_max - item.prefix.rope_delta;
   while (!is_end(answer.back())) {
-    if (static_cast<int>(answer.size()) >= new_tokens_max || position >= positions_max)
+    if (static_cast<int>(answer.size()) >= item.new_tokens_max || position >= positions_max)
       return answer;
-    VKV_TRY_ASSIGN(logits, feed(cache, sequence, position++, {&answer.back(), 1}));
+    VKV_TRY_ASSIGN(logits, feed(cache, sequence, item, position++, {&answer.back(), 1}));
     answer.push_back(likeliest(logits));
   }
   answer.pop_back();

@@ -71,12 +71,12 @@ class Comparison {
                                     const QualityItem& item, const QualityCase& one) const;
   Result<CaseResult> test_case(Cache& cache, SequenceId prefix, const QualityItem& item,
                                size_t index, const ReferenceRun::Case& reference) const;
-  Result<std::vector<int32_t>> run_free(Cache& cache, SequenceId sequence, int64_t position,
-                                        std::vector<int32_t> answer, int new_tokens_max) const;
+  Result<std::vector<int32_t>> run_free(Cache& cache, SequenceId sequence, const QualityItem& item,
+                                        int64_t position, std::vector<int32_t> answer) const;
   Result<std::vector<float>> layer_errors(Cache& cache, SequenceId prefix, const QualityItem& item,
                                           const Recording& tail) const;
-  Result<std::vector<float>> feed(Cache& cache, SequenceId sequence, int64_t position,
-                                  std::span<const int32_t> tokens) const;
+  Result<std::vector<float>> feed(Cache& cache, SequenceId sequence, const QualityItem& item,
+                                  int64_t position, std::span<const int32_t> tokens) const;
   bool is_end(int32_t token) const;
 
   Model* model_;

@@ -233,7 +233,7 @@ Result<std::unique_ptr<Evaluation>> Evaluation::open(const EvaluationOptions& op
   VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model_folder));
   std::unique_ptr<Evaluation> evaluation(new Evaluation(options, std::move(tokenizer)));
   if (has_image_processor(options.model_folder)) {
-    VKV_TRY_ASSIGN(processor, ImageProcessor::load(options.model_folder));
+    VKV_TRY_ASSIGN(processor, MediaProcessor::load(options.model_folder));
     evaluation->processor_ = std::move(processor);
   }
   const int all = tbb::this_task_arena::max_concurrency();

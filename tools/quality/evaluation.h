@@ -59,7 +59,7 @@ struct KeptReferences {
 class Evaluation {
  public:
   // Loads the model once; the workers' copies come with the first run. A model without an image
-  // processor takes sources without media. Errors: those of Model, Tokenizer and ImageProcessor.
+  // processor takes sources without media. Errors: those of Model, Tokenizer and MediaProcessor.
   static Result<std::unique_ptr<Evaluation>> open(const EvaluationOptions& options);
   ~Evaluation();
 
@@ -109,7 +109,7 @@ class Evaluation {
 
   EvaluationOptions options_;
   Tokenizer tokenizer_;
-  std::optional<ImageProcessor> processor_;
+  std::optional<MediaProcessor> processor_;
   std::vector<std::unique_ptr<Model>> models_;  // one a worker, at least one
   int workers_max_ = 1;
   int worker_threads_ = 1;

@@ -6,37 +6,25 @@
 
 #include <algorithm>
 
-#include "tools/mllm/media.h"
+#include "tools/vkv/job_media.h"
 
 namespace vkv {
 namespace {
-
-Result<std::vector<std::vector<float>>> load_pixels(const Job& job, const ImageProcessor& processor,
-                                                    const Watch& watch) {
-  std::vector<std::vector<float>> pixels;
-  const auto add = [&](const Image& image, const std::string& path) -> Status {
-    VKV_TRY(watch.check());
-    Result<std::vector<float>> values = processor.process(image);
-    if (!values.ok())
-      return {values.status().code(), fmt::format("{}: {}", path, values.status().message())};
-    pixels.push_back(std::move(values.value()));
-    return {};
-  };
-  for (const std::string& path : job.images) {
-    VKV_TRY_ASSIGN(image, load_image(job.folder / path));
-    VKV_TRY(add(image, path));
-  }
-  if (!job.video.empty()) {
-    VKV_TRY_ASSIGN(frames, load_video(job.folder / job.video, job.video_sampling));
-    for (const Image& frame : frames) VKV_TRY(add(frame, job.video));
-  }
-  return pixels;
-}
 
 void append(const PromptTokens& from, size_t first, size_t count, PromptTokens& target) {
   const auto begin = static_cast<ptrdiff_t>(first), end = static_cast<ptrdiff_t>(first + count);
   target.tokens.insert(target.tokens.end(), from.tokens.begin() + begin, from.tokens.begin() + end);
   target.roles.insert(target.roles.end(), from.roles.begin() + begin, from.roles.begin() + end);
+}
+
+// Positions of text behind media, where there are positions.
+void continue_rope(PromptTokens& prompt) {
+  if (prompt.rope.empty()) return;
+  while (prompt.rope.size() < prompt.tokens.size()) {
+    const auto next =
+        static_cast<int32_t>(static_cast<int64_t>(prompt.rope.size()) + prompt.rope_delta);
+    prompt.rope.push_back({next, next, next});
+  }
 }
 
 }  // namespace
@@ -51,39 +39,35 @@ Result<QuestionView> question_view(std::string_view name) {
 
 Result<std::vector<QualityItem>> items_of_job(const Job& job, Model& model,
                                               const Tokenizer& tokenizer,
-                                              const ImageProcessor* processor,
+                                              const MediaProcessor* processor,
                                               const ItemOptions& options, const Watch& watch) {
   const ModelConfig& config = model.config();
-  VKV_TRY_ASSIGN(prompt, Prompt::make(&tokenizer, options.style, config.image_token,
-                                      config.tokens_per_image()));
+  VKV_TRY_ASSIGN(prompt, Prompt::make(&tokenizer, options.style, config));
   PromptTokens media;
   auto visual = std::make_shared<std::vector<float>>();
-  int image_count = 0;
+  int frame_count = 0;
   if (!job.images.empty() || !job.video.empty()) {
     if (processor == nullptr)
       return Status(Code::kUnsupported, "the model has no image processor: it takes text alone");
-    VKV_TRY_ASSIGN(pixels, load_pixels(job, *processor, watch));
-    image_count = static_cast<int>(pixels.size());
-    VKV_TRY_ASSIGN(embeddings, model.encode_images(pixels, {.cancel = watch.cancel}));
+    VKV_TRY_ASSIGN(loaded, load_job_media(job, *processor, {.cancel = watch.cancel}));
+    frame_count = loaded.frame_count;
+    VKV_TRY_ASSIGN(embeddings, model.encode_images(loaded.inputs, {.cancel = watch.cancel}));
     *visual = std::move(embeddings);
-    VKV_TRY_ASSIGN(tokens, prompt.media(image_count));
+    std::vector<VisualShape> shapes;
+    for (const VisualInput& input : loaded.inputs) shapes.push_back(input.shape);
+    VKV_TRY_ASSIGN(tokens, prompt.media(shapes));
     media = std::move(tokens);
   }
-  std::string group = job.group;
-  if (group.empty())
-    group = image_count == 0     ? "text"
-            : !job.video.empty() ? fmt::format("video-{}", image_count)
-            : image_count == 1   ? "image"
-                                 : fmt::format("images-{}", image_count);
+  const std::string group = media_group(job, frame_count);
   const bool shared =
-      image_count > 0 && (options.view == QuestionView::kShared ||
+      frame_count > 0 && (options.view == QuestionView::kShared ||
                           (options.view == QuestionView::kAuto && job.questions.size() > 1));
 
   const QualityItem empty = {
       .id = job.id, .visual = visual, .new_tokens_max = job.sampling.max_new_tokens};
   std::vector<QualityItem> items;
   for (const JobQuestion& question : job.questions) {
-    VKV_TRY_ASSIGN(tokens, prompt.question(question.prompt, image_count > 0));
+    VKV_TRY_ASSIGN(tokens, prompt.question(question.prompt, frame_count > 0));
     QualityCase one = {.expected = question.expected, .kind = question.kind, .group = group};
     if (!shared || items.empty()) {
       items.push_back(empty);
@@ -93,6 +77,7 @@ Result<std::vector<QualityItem>> items_of_job(const Job& job, Model& model,
     const size_t in_prefix = shared ? 0 : tokens.tokens.size() - 1;
     append(tokens, 0, in_prefix, items.back().prefix);
     append(tokens, in_prefix, tokens.tokens.size() - in_prefix, one.tail);
+    continue_rope(items.back().prefix);
     if (items.back().prefix.tokens.empty())
       return Status(Code::kInvalidArgument, "the prompt is a single token: nothing to store");
     items.back().cases.push_back(std::move(one));

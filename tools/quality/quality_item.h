@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tools/mllm/image_processor.h"
+#include "tools/mllm/media_processor.h"
 #include "tools/mllm/model.h"
 #include "tools/mllm/prompt.h"
 #include "tools/mllm/tokenizer.h"
@@ -60,7 +60,7 @@ struct ItemOptions {
 // prompt; kCancelled.
 Result<std::vector<QualityItem>> items_of_job(const Job& job, Model& model,
                                               const Tokenizer& tokenizer,
-                                              const ImageProcessor* processor,
+                                              const MediaProcessor* processor,
                                               const ItemOptions& options, const Watch& watch);
 
 struct PassageOptions {

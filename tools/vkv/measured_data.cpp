@@ -56,7 +56,7 @@ void add_reading_flags(CLI::App& command, MeasuredDataArguments& a) {
   command.add_option("--view", a.view, "How questions see their media: auto, shared, window")
       ->type_name("NAME")
       ->capture_default_str();
-  command.add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen or plain")
+  command.add_option("--prompt-style", a.prompt_style, "As of vkv run")
       ->type_name("NAME")
       ->capture_default_str();
   const std::string text = "Text";

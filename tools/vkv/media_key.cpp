@@ -42,9 +42,9 @@ Result<std::vector<fs::path>> files_of(const std::string& model) {
 }  // namespace
 
 Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
-                              std::span<const std::vector<float>> pixels) {
+                              std::span<const VisualInput> inputs) {
   Sha256 hash;
-  add_text(hash, "vkv media 1");
+  add_text(hash, "vkv media 2");
   VKV_TRY_ASSIGN(files, files_of(model));
   for (const fs::path& file : files) {
     std::error_code error;
@@ -59,9 +59,12 @@ Result<SequenceKey> media_key(const std::string& model, const std::string& setti
     add_text(hash, std::string(std::istreambuf_iterator<char>(content), {}));
   }
   add_text(hash, settings);
-  for (const std::vector<float>& picture : pixels) {
-    add_text(hash, fmt::format("picture of {} values", picture.size()));
-    hash.add(std::as_bytes(std::span(picture)));
+  for (const VisualInput& input : inputs) {
+    const VisualShape& shape = input.shape;
+    add_text(hash, fmt::format("{} of {} values, {} x {} x {}, {} s",
+                               shape.is_video ? "video" : "picture", input.values.size(),
+                               shape.steps, shape.height, shape.width, shape.step_seconds));
+    hash.add(std::as_bytes(std::span(input.values)));
   }
   return SequenceKey{hash.finish()};
 }

@@ -4,18 +4,19 @@
 
 #include <span>
 #include <string>
-#include <vector>
 
+#include "tools/mllm/visual_input.h"
 #include "vkv/saved.h"
 #include "vkv/status.h"
 
 namespace vkv {
 
-// SHA-256 over the model, `settings` (whatever else changes K and V), and the pixel values of all
-// pictures in their order. The model is told by its files: names, sizes, times of change, and the
-// contents of those up to 1 MiB, which are the configurations; weights are not read for it, so a
-// copy of a model is another one. model: a checkpoint's folder, or a file. Errors: kIo.
+// SHA-256 over the model, `settings` (whatever else changes K and V), and shapes and values of all
+// pictures and videos in their order. The model is told by its files: names, sizes, times of
+// change, and the contents of those up to 1 MiB, which are the configurations; weights are not read
+// for it, so a copy of a model is another one. model: a checkpoint's folder, or a file. Errors:
+// kIo.
 Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
-                              std::span<const std::vector<float>> pixels);
+                              std::span<const VisualInput> inputs);
 
 }  // namespace vkv

@@ -69,9 +69,10 @@ Status named(const char* flag, const Status& status) {
 
 void add_job_flags(CLI::App& command, RunArguments& a) {
   command
-      .add_option(
-          "--model", a.model,
-          "Folder of a Hugging Face checkpoint (LLaVA; Llama or Qwen2 for text), or a GGUF file")
+      .add_option("--model", a.model,
+                  "Folder of a Hugging Face checkpoint (LLaVA, Qwen2-VL, Qwen2.5-VL; Llama or "
+                  "Qwen2 for text), "
+                  "or a GGUF file")
       ->required()
       ->type_name("PATH");
   command.add_option("--image", a.images, "Picture to ask about; may be repeated")
@@ -82,6 +83,11 @@ void add_job_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--fps", a.fps, "Frames of a video to take a second (default: every frame)")
       ->type_name("RATE");
   command.add_option("--frames", a.frames, "Number of frames of a video to take, evenly spaced")
+      ->type_name("N");
+  command
+      .add_option("--visual-tokens", a.visual_tokens,
+                  "Most tokens of a picture, or of two frames, of a model with pictures of any "
+                  "size (default: the checkpoint's)")
       ->type_name("N");
   command.add_option("--prompt", a.prompts, "Question; may be repeated, over the same media")
       ->type_name("TEXT")
@@ -188,7 +194,8 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
       ->capture_default_str()
       ->group(group);
   command
-      .add_option("--prompt-style", a.prompt_style, "auto, question, llava-qwen, chatml or plain")
+      .add_option("--prompt-style", a.prompt_style,
+                  "auto, question, llava-qwen, chatml, qwen-vl, vicuna or plain")
       ->type_name("NAME")
       ->capture_default_str()
       ->group(group);
@@ -324,6 +331,8 @@ Result<SessionOptions> session_options(const RunArguments& a) {
   options.cache.io_backend = io;
   if (a.threads < 0) return wrong("--threads must be 0 (all) or more");
   options.cache.threads = a.threads;
+  if (a.visual_tokens < 0) return wrong("--visual-tokens must be 1 or more");
+  options.visual_tokens_max = a.visual_tokens;
   options.cache.recent_tokens = a.recent_tokens;
   VKV_TRY_ASSIGN(style, prompt_style(a.prompt_style));
   options.generator.style = style;
@@ -357,6 +366,7 @@ std::string answer_settings(const RunArguments& a) {
       fmt::format("model {} preset {} recent {} style {}", error ? a.model : model.string(),
                   precision, a.recent_tokens, a.prompt_style);
   if (a.device != "cpu") settings += " device " + a.device;
+  if (a.visual_tokens > 0) settings += fmt::format(" visual tokens {}", a.visual_tokens);
   if (a.keep_original != "none") settings += " originals";  // in which tier changes nothing
   if (a.quality_action == "promote")
     settings += fmt::format(" promote {} {}", a.quality_samples, a.quality_bound);

@@ -26,6 +26,7 @@ struct RunArguments {
   std::string video;
   double fps = 0;
   int frames = 0;
+  int visual_tokens = 0;  // of a picture or pair of frames; 0: what the checkpoint says
   std::vector<std::string> prompts;
   // ... or many from a file.
   std::string jobs;

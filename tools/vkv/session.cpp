@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "runtime/base/stopwatch.h"
-#include "tools/mllm/media.h"
 #include "tools/vkv/media_key.h"
 
 namespace vkv {
@@ -32,27 +31,9 @@ class PrefixOwner {
   MediaPrefix prefix_;
 };
 
-std::string media_group(const Job& job, int image_count) {
-  if (!job.group.empty()) return job.group;
-  if (image_count == 0) return "text";
-  if (!job.video.empty()) return fmt::format("video-{}", image_count);
-  return image_count == 1 ? "image" : fmt::format("images-{}", image_count);
-}
-
 TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
   const TierStats& of = stats.tier[static_cast<size_t>(tier)];
   return {of.bytes_used, of.bytes_peak, of.original_bytes};
-}
-
-Result<ImageProcessor> load_processor(const std::string& folder, int edge) {
-  VKV_TRY_ASSIGN(processor, ImageProcessor::load(folder));
-  if (processor.height() != edge || processor.width() != edge) {
-    return Status(Code::kInvalidArgument,
-                  fmt::format("{}: the processor makes pictures of {} x {}, the vision tower takes "
-                              "{} x {}: they are of different checkpoints",
-                              folder, processor.width(), processor.height(), edge, edge));
-  }
-  return processor;
 }
 
 }  // namespace
@@ -66,9 +47,10 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
                                                     .device_index = options.cache.device_index,
                                                     .threads = options.cache.threads}));
   const double load_seconds = since_start.seconds();
-  std::optional<ImageProcessor> processor;
+  std::optional<MediaProcessor> processor;
   if (model->config().has_vision()) {
-    VKV_TRY_ASSIGN(loaded, load_processor(options.model, model->config().vision.image_edge));
+    VKV_TRY_ASSIGN(loaded, load_media_processor(options.model, model->config()));
+    if (options.visual_tokens_max > 0) VKV_TRY(loaded.limit_tokens(options.visual_tokens_max));
     processor.emplace(std::move(loaded));
   }
   CacheOptions cache_options = options.cache;
@@ -92,7 +74,7 @@ Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Pr
 }
 
 Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
-                 std::optional<ImageProcessor> processor, std::unique_ptr<Cache> cache,
+                 std::optional<MediaProcessor> processor, std::unique_ptr<Cache> cache,
                  Progress* progress, const std::atomic<bool>* cancel)
     : model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
@@ -110,49 +92,25 @@ Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per
           .cancel = cancel_};
 }
 
-// Pixel values, picture after picture. Frames are let go as soon as they are values.
-Result<std::vector<std::vector<float>>> Session::load_media(const Job& job) {
-  if (!processor_ && (!job.images.empty() || !job.video.empty()))
+Result<JobMedia> Session::load_media(const Job& job) {
+  if (job.images.empty() && job.video.empty()) return JobMedia();
+  if (!processor_)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
-  progress_->begin_phase("decoding media", "frames");
-  std::vector<std::vector<float>> values;
-  const auto add = [&](const Image& image, const std::string& path) -> Status {
-    VKV_TRY(check_cancel());
-    Result<std::vector<float>> pixels = processor_->process(image);
-    if (!pixels.ok()) {
-      return {pixels.status().code(), fmt::format("{}: {}", path, pixels.status().message())};
-    }
-    values.push_back(std::move(pixels.value()));
-    progress_->update(values.size(), 0);
-    return {};
-  };
-  for (const std::string& path : job.images) {
-    VKV_TRY_ASSIGN(image, load_image(job.folder / path));
-    VKV_TRY(add(image, path));
-  }
-  if (!job.video.empty()) {
-    VKV_TRY_ASSIGN(frames, load_video(job.folder / job.video, job.video_sampling));
-    for (Image& frame : frames) {
-      VKV_TRY(add(frame, job.video));
-      frame = {};
-    }
-  }
-  return values;
+  return load_job_media(job, *processor_, watch("decoding media", "frames", 1));
 }
 
-Result<Media> Session::encode(std::vector<std::vector<float>> pixels) {
+Result<Media> Session::encode(std::vector<VisualInput> inputs) {
   const Watch encoding = watch("encoding", "frames", 1);
-  return generator_->encode_media(pixels, encoding);
+  return generator_->encode_media(inputs, encoding);
 }
 
-Result<MediaPrefix> Session::ingest(std::vector<std::vector<float>> pixels) {
-  const auto image_count = static_cast<int>(pixels.size());
+Result<MediaPrefix> Session::ingest(std::vector<VisualInput> inputs) {
   Result<SequenceKey> key = Status(Code::kNotFound, "nothing is kept");
-  if (cache_->options().keep_store) key = media_key(model_path_, media_settings_, pixels);
-  if (const std::optional<MediaPrefix> kept = resume(key, image_count)) return *kept;
+  if (cache_->options().keep_store) key = media_key(model_path_, media_settings_, inputs);
+  if (const std::optional<MediaPrefix> kept = resume(key, inputs)) return *kept;
 
-  VKV_TRY_ASSIGN(media, encode(std::move(pixels)));
+  VKV_TRY_ASSIGN(media, encode(std::move(inputs)));
   const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
   const Watch ingesting = watch("prefill of media", "tokens", layers);
   VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
@@ -163,9 +121,12 @@ Result<MediaPrefix> Session::ingest(std::vector<std::vector<float>> pixels) {
   return prefix;
 }
 
-std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key, int image_count) {
+std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key,
+                                           std::span<const VisualInput> inputs) {
   if (!key.ok()) return std::nullopt;
-  const Result<MediaPrefix> kept = generator_->resume(image_count, key.value());
+  std::vector<VisualShape> shapes;
+  for (const VisualInput& input : inputs) shapes.push_back(input.shape);
+  const Result<MediaPrefix> kept = generator_->resume(shapes, key.value());
   if (kept.ok()) {
     spdlog::info("media: {} tokens from the store in {:.3f} s", kept.value().token_count,
                  kept.value().prefill_seconds);
@@ -178,31 +139,30 @@ std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key, int i
 
 Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
   const Stopwatch since_start;
-  VKV_TRY_ASSIGN(pixels, load_media(job));
-  Media media{.image_count = static_cast<int>(pixels.size())};
+  VKV_TRY_ASSIGN(loaded, load_media(job));
+  std::vector<VisualInput>& inputs = loaded.inputs;
+  Subject subject = {
+      .media = {}, .prefix = nullptr, .group = media_group(job, loaded.frame_count), .seconds = 0};
 
   // Which way is taken depends on the job alone, never on how many answers are still missing, so
   // that a resumed batch gives the answers of an uninterrupted one.
   std::optional<PrefixOwner> owner;
-  if (job.questions.size() > 1 && !pixels.empty()) {
-    VKV_TRY_ASSIGN(prefix, ingest(std::move(pixels)));
+  if (job.questions.size() > 1 && !inputs.empty()) {
+    VKV_TRY_ASSIGN(prefix, ingest(std::move(inputs)));
     owner.emplace(generator_.get(), prefix);
-  } else if (!pixels.empty()) {
-    VKV_TRY_ASSIGN(encoded, encode(std::move(pixels)));
-    media = std::move(encoded);
+    subject.prefix = &owner->prefix();
+  } else if (!inputs.empty()) {
+    VKV_TRY_ASSIGN(encoded, encode(std::move(inputs)));
+    subject.media = std::move(encoded);
   }
-  const double media_seconds = since_start.seconds();
-  for (const size_t index : questions) {
-    const Status status =
-        ask(job, index, media, owner ? &owner->prefix() : nullptr, media_seconds, listener);
-    if (!status.ok()) return status;
-  }
+  subject.seconds = since_start.seconds();
+  for (const size_t index : questions) VKV_TRY(ask(job, index, subject, listener));
   progress_->clear();
   return {};
 }
 
-Status Session::ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
-                    double media_seconds, AnswerListener& listener) {
+Status Session::ask(const Job& job, size_t index, const Subject& subject,
+                    AnswerListener& listener) {
   VKV_TRY(check_cancel());
   listener.begin(job, index);
   CacheStats last = cache_->stats();  // while the sequence is still there
@@ -224,16 +184,16 @@ Status Session::ask(const Job& job, size_t index, const Media& media, const Medi
                                    listener.text(piece);
                                  },
                              .watch = prefill};
-  Result<Answer> answer = prefix != nullptr ? generator_->answer(question, *prefix)
-                                            : generator_->answer(question, media);
+  Result<Answer> answer = subject.prefix != nullptr ? generator_->answer(question, *subject.prefix)
+                                                    : generator_->answer(question, subject.media);
   progress_->clear();
   if (!answer.ok()) {
     if (answer.status().code() == Code::kCancelled) return answer.status();
     return listener.failed(job, index, answer.status());
   }
   AnswerRecord record = make_record(job, index, answer.value(), last);
-  record.group = media_group(job, media.image_count);
-  record.media_seconds = media_seconds;
+  record.group = subject.group;
+  record.media_seconds = subject.seconds;
   return listener.answered(job, index, std::move(record));
 }
 

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "tools/mllm/generate.h"
-#include "tools/mllm/image_processor.h"
 #include "tools/vkv/answers.h"
+#include "tools/vkv/job_media.h"
 #include "tools/vkv/jobs.h"
 #include "tools/vkv/progress.h"
 #include "vkv/cache.h"
@@ -23,6 +23,7 @@ struct SessionOptions {
   std::string model;   // as of Model::load
   CacheOptions cache;  // shape, element and stream are the model's; its device is both's
   GeneratorOptions generator;
+  int visual_tokens_max = 0;   // of a picture or pair of frames; 0: what the checkpoint says
   std::string media_settings;  // names what else changes K and V, where the cache keeps its store
 };
 
@@ -41,7 +42,7 @@ class AnswerListener {
 // One thread.
 class Session {
  public:
-  // Errors: those of Model, Tokenizer, ImageProcessor and Cache.
+  // Errors: those of Model, Tokenizer, load_media_processor and Cache.
   static Result<std::unique_ptr<Session>> open(const SessionOptions& options, Progress* progress,
                                                const std::atomic<bool>* cancel);
 
@@ -59,24 +60,31 @@ class Session {
 
  private:
   Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
-          std::optional<ImageProcessor> processor, std::unique_ptr<Cache> cache, Progress* progress,
+          std::optional<MediaProcessor> processor, std::unique_ptr<Cache> cache, Progress* progress,
           const std::atomic<bool>* cancel);
 
   Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
   Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
-  Result<std::vector<std::vector<float>>> load_media(const Job& job);
-  Result<Media> encode(std::vector<std::vector<float>> pixels);
+  Result<JobMedia> load_media(const Job& job);
+  Result<Media> encode(std::vector<VisualInput> inputs);
   // Media that several questions ask about: from the store, or computed and kept there.
-  Result<MediaPrefix> ingest(std::vector<std::vector<float>> pixels);
-  std::optional<MediaPrefix> resume(const Result<SequenceKey>& key, int image_count);
-  Status ask(const Job& job, size_t index, const Media& media, const MediaPrefix* prefix,
-             double media_seconds, AnswerListener& listener);
+  Result<MediaPrefix> ingest(std::vector<VisualInput> inputs);
+  std::optional<MediaPrefix> resume(const Result<SequenceKey>& key,
+                                    std::span<const VisualInput> inputs);
+  // What the questions of a job are about: media, or a prefix that holds them.
+  struct Subject {
+    Media media;
+    const MediaPrefix* prefix = nullptr;
+    std::string group;
+    double seconds = 0;  // that it took to get there
+  };
+  Status ask(const Job& job, size_t index, const Subject& subject, AnswerListener& listener);
   AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
                            const CacheStats& last);
 
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
-  std::optional<ImageProcessor> processor_;  // of a model with vision
+  std::optional<MediaProcessor> processor_;  // of a model with vision
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Generator> generator_;  // points to the four above
   std::string model_path_;

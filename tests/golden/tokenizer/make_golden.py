@@ -4,8 +4,11 @@
 
 gpt2_style.json is trained here on a few sentences; unlike TinyVLM's tokenizer it has ByteLevel's
 own pattern, a prefix space, merges as "a b", a token that is added but not special, one that is
-looked for after normalisation, and NFKC.  cases.json has, for it and for TinyVLM's tokenizer, texts
-with ids and with what the ids decode to, and ids that are no text."""
+looked for after normalisation, and NFKC.  prepend_style.json and metaspace_style.json are of
+SentencePiece's kind, with bytes for what is in no token, as LLaVA-1.5's: the first as older files
+have it, the second as newer.  cases.json has, for these and for TinyVLM's tokenizer, texts with ids
+and with what the ids decode to, and ids that are no text; of the second kind none, whose broken
+bytes are counted otherwise; "chat" has prompts of LLaVA-1.5."""
 import json
 from pathlib import Path
 
@@ -51,6 +54,57 @@ def gpt2_style():
     return path
 
 
+SPECIAL = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def sentencepiece_style(name):
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    metaspace = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always", split=True)
+    tokenizer.pre_tokenizer = metaspace
+    trainer = trainers.BpeTrainer(vocab_size=560, show_progress=False, limit_alphabet=60,
+                                  special_tokens=SPECIAL + BYTES)
+    tokenizer.train_from_iterator([t for t in TEXTS if t.isascii() and "<" not in t], trainer)
+    written = json.loads(tokenizer.to_str())
+    # Bytes are tokens of the vocabulary alone.
+    written["added_tokens"] = [t for t in written["added_tokens"] if t["content"] in SPECIAL]
+    if name == "prepend_style":
+        written["pre_tokenizer"] = None
+        written["normalizer"] = {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]}
+    else:
+        written["pre_tokenizer"] = {"type": "Metaspace", "replacement": "\u2581",
+                                    "prepend_scheme": "first", "split": False}
+    written["decoder"] = {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+    written["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}
+    tokenizer = Tokenizer.from_str(json.dumps(written))
+    tokenizer.add_special_tokens(["<image>", "<pad>"])
+    path = HERE / f"{name}.json"
+    written = json.loads(tokenizer.to_str())
+    path.write_text(json.dumps(written, ensure_ascii=False, separators=(",", ":")) + "\n")
+    return path
+
+
+def chat(path):
+    """What LLaVA-1.5's chat template makes of pictures and a question."""
+    tokenizer = Tokenizer.from_file(str(path))
+    prompts = []
+    for images, question in [(0, "What is a shape?"), (1, "What is a shape?"), (3, "a  b"),
+                             (1, " Grüße\nb ")]:
+        text = "USER: " + "<image>\n" * images + question + " ASSISTANT:"
+        prompts.append({"images": images, "question": question, "ids": tokenizer.encode(text).ids})
+    return prompts
+
+
 def cases(path):
     tokenizer = Tokenizer.from_file(str(path))
     encoded = []
@@ -63,6 +117,9 @@ def cases(path):
 
 def main():
     goldens = {"gpt2_style": cases(gpt2_style()), "tinyvlm": cases(TINYVLM)}
+    for name in ("prepend_style", "metaspace_style"):
+        path = sentencepiece_style(name)
+        goldens[name] = cases(path) | {"broken": [], "chat": chat(path)}
     (HERE / "cases.json").write_text(json.dumps(goldens, separators=(",", ":")) + "\n")
 
 

@@ -7,7 +7,7 @@
 
 #include "kernels/trace_range.h"
 #include "tools/mllm/model_tensors.h"
-#include "tools/mllm/ops.h"
+#include "tools/mllm/rope.h"
 
 namespace vkv {
 namespace {
@@ -54,20 +54,23 @@ Result<typename CudaDecoder<T>::Layer> CudaDecoder<T>::load_layer(const TextConf
 }
 
 template <class T>
-Status CudaDecoder<T>::load_frequency(CudaWeights& device_weights) {
-  const std::vector<float> frequency = rope_frequency(text_.head_dim, text_.rope_theta);
-  VKV_TRY_ASSIGN(array, device_weights.make<float>(frequency.size()));
-  frequency_ = std::move(array);
-  return device_weights.copy(frequency, frequency_.data());
+Status CudaDecoder<T>::load_rope(CudaWeights& device_weights) {
+  const RopeChannels rope = rope_channels(text_.head_dim, text_.rope_theta, text_.rope_section);
+  VKV_TRY_ASSIGN(frequency, device_weights.make<float>(rope.frequency.size()));
+  VKV_TRY_ASSIGN(axes, device_weights.make<uint8_t>(rope.axes.size()));
+  frequency_ = std::move(frequency);
+  axes_ = std::move(axes);
+  VKV_TRY(copy_async(axes_.data(), rope.axes.data(), rope.axes.size(), context_->stream()));
+  return device_weights.copy(rope.frequency, frequency_.data());
 }
 
 template <class T>
-Result<CudaDecoder<T>> CudaDecoder<T>::load(const TextConfig& text, int32_t image_token,
-                                            const Weights& weights, CudaContext* context,
-                                            CudaWeights& device_weights) {
+Result<CudaDecoder<T>> CudaDecoder<T>::load(const ModelConfig& config, const Weights& weights,
+                                            CudaContext* context, CudaWeights& device_weights) {
+  const TextConfig& text = config.text;
   VKV_TRY_ASSIGN(tensors, decoder_tensors(text, weights));
   const WeightLoader& loader = tensors.loader;
-  CudaDecoder decoder(text, image_token, context);
+  CudaDecoder decoder(config, context);
   VKV_TRY_ASSIGN(embedding, device_weights.load<T>(loader, DecoderTensors::kEmbedding,
                                                    {text.vocabulary, text.hidden}));
   decoder.embedding_ = std::move(embedding);
@@ -80,7 +83,7 @@ Result<CudaDecoder<T>> CudaDecoder<T>::load(const TextConfig& text, int32_t imag
   VKV_TRY_ASSIGN(final_norm,
                  device_weights.load<float>(loader, DecoderTensors::kFinalNorm, {text.hidden}));
   decoder.final_norm_ = std::move(final_norm);
-  VKV_TRY(decoder.load_frequency(device_weights));
+  VKV_TRY(decoder.load_rope(device_weights));
   for (int index = 0; index < text.layers; ++index) {
     VKV_TRY_ASSIGN(layer, load_layer(text, loader, index, device_weights));
     decoder.layers_.push_back(std::move(layer));
@@ -91,7 +94,9 @@ Result<CudaDecoder<T>> CudaDecoder<T>::load(const TextConfig& text, int32_t imag
 template <class T>
 Result<CudaDecoder<T>> CudaDecoder<T>::random(const TextConfig& text, CudaContext* context,
                                               CudaWeights& device_weights) {
-  CudaDecoder decoder(text, /*image_token=*/-1, context);
+  ModelConfig config;  // no token stands for a picture
+  config.text = text;
+  CudaDecoder decoder(std::move(config), context);
   const auto hidden = static_cast<size_t>(text.hidden);
   const size_t table = static_cast<size_t>(text.vocabulary) * hidden;
   const auto norm = [&]() -> Result<CudaArray<float>> {
@@ -109,7 +114,7 @@ Result<CudaDecoder<T>> CudaDecoder<T>::random(const TextConfig& text, CudaContex
   }
   VKV_TRY_ASSIGN(final_norm, norm());
   decoder.final_norm_ = std::move(final_norm);
-  VKV_TRY(decoder.load_frequency(device_weights));
+  VKV_TRY(decoder.load_rope(device_weights));
   const int q_width = text.q_heads * text.head_dim, kv_width = text.kv_heads * text.head_dim;
   using Out = CudaLinear<T, float>;
   using Wide = CudaLinear<T, T>;
@@ -132,9 +137,9 @@ template <class T>
 Status CudaDecoder<T>::reserve_buffers(int64_t token_count) {
   const int64_t tokens = (token_count + kTokenStep - 1) / kTokenStep * kTokenStep;
   const int64_t chunk = std::min(tokens, kChunkRows);
-  if (static_cast<int64_t>(buffers_.inputs.size()) < 2 * tokens) step_graphs_.clear();
-  VKV_TRY(reserve(buffers_.pinned_inputs, 2 * tokens, CudaMemory::kPinned));
-  VKV_TRY(reserve(buffers_.inputs, 2 * tokens));
+  if (static_cast<int64_t>(buffers_.inputs.size()) < 4 * tokens) step_graphs_.clear();
+  VKV_TRY(reserve(buffers_.pinned_inputs, 4 * tokens, CudaMemory::kPinned));
+  VKV_TRY(reserve(buffers_.inputs, 4 * tokens));
   VKV_TRY(reserve(buffers_.x, tokens * text_.hidden));
   VKV_TRY(reserve(buffers_.q, tokens * q_width()));
   VKV_TRY(reserve(buffers_.k, tokens * kv_width()));
@@ -163,22 +168,27 @@ Status CudaDecoder<T>::embed(const ForwardRequest& request) {
   const int64_t hidden = text_.hidden;
   const cudaStream_t stream = context_->stream();
   int32_t* const host = buffers_.pinned_inputs.data();
+  const std::vector<RopePosition> positions = rope_positions(request);
   for (int64_t i = 0; i < token_count; ++i) {
+    const RopePosition& at = positions[static_cast<size_t>(i)];
     host[i] = request.tokens[static_cast<size_t>(i)];
-    host[token_count + i] = static_cast<int32_t>(request.position + i);
+    host[token_count + i] = at.time;
+    host[2 * token_count + i] = at.row;
+    host[3 * token_count + i] = at.column;
   }
-  VKV_TRY(copy_async(buffers_.inputs.data(), host, static_cast<size_t>(2 * token_count), stream));
+  VKV_TRY(copy_async(buffers_.inputs.data(), host, static_cast<size_t>(4 * token_count), stream));
   VKV_TRY(launch_embed<T>({.table = embedding_.data(),
                            .tokens = buffers_.inputs.data(),
                            .x = buffers_.x.data(),
                            .rows = token_count,
                            .columns = text_.hidden,
-                           .image_token = image_token_},
+                           .image_token = config_.image_token,
+                           .video_token = config_.video_token},
                           stream));
   const float* visual = request.visual.data();
   for (int64_t begin = 0; begin < token_count;) {
     int64_t end = begin;
-    while (end < token_count && host[end] == image_token_) ++end;
+    while (end < token_count && config_.is_visual(host[end])) ++end;
     const auto values = static_cast<size_t>((end - begin) * hidden);
     if (values > 0) {
       VKV_TRY(copy_async(buffers_.x.data() + begin * hidden, visual, values, stream));
@@ -207,7 +217,9 @@ Status CudaDecoder<T>::project_qkv(const Layer& layer, int64_t token_count, cons
     VKV_TRY(layer.qkv.run(buffers_.normed.data(), rows, buffers_.qkv.data(), context_->products()));
     return launch_rotate<float>({.qkv = buffers_.qkv.data(),
                                  .positions = buffers_.inputs.data() + token_count + first,
+                                 .position_stride = token_count,
                                  .frequency = frequency_.data(),
+                                 .axes = axes_.data(),
                                  .q = buffers_.q.data() + first * q_width(),
                                  .k = buffers_.k.data() + first * kv_width(),
                                  .v = buffers_.v.data() + first * kv_width(),

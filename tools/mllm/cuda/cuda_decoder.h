@@ -28,9 +28,8 @@ template <class T>
 class CudaDecoder {
  public:
   // The context outlives the decoder. Errors: those of Weights::floats, kOutOfMemory, kCuda.
-  static Result<CudaDecoder> load(const TextConfig& text, int32_t image_token,
-                                  const Weights& weights, CudaContext* context,
-                                  CudaWeights& device_weights);
+  static Result<CudaDecoder> load(const ModelConfig& config, const Weights& weights,
+                                  CudaContext* context, CudaWeights& device_weights);
 
   // Random weights of the same shapes, made on the GPU; for measuring. Errors: kOutOfMemory, kCuda.
   static Result<CudaDecoder> random(const TextConfig& text, CudaContext* context,
@@ -64,7 +63,7 @@ class CudaDecoder {
 
   // In GPU memory, but for what is pinned.
   struct Buffers {
-    CudaArray<int32_t> pinned_inputs, inputs;  // [2, tokens]: token ids, positions
+    CudaArray<int32_t> pinned_inputs, inputs;  // [4, tokens]: token ids, positions by axis
     CudaArray<float> x;                        // [tokens, hidden], the residual stream
     CudaArray<float> q, k, v;                  // [tokens, heads, head_dim] of one layer
     CudaArray<float> attended;                 // [tokens, q_heads, head_dim]
@@ -81,12 +80,13 @@ class CudaDecoder {
     std::vector<CudaGraphExec> pieces;
   };
 
-  CudaDecoder(const TextConfig& text, int32_t image_token, CudaContext* context)
-      : text_(text), image_token_(image_token), context_(context) {}
+  // `config`: of its vision, which tokens stand for it.
+  CudaDecoder(ModelConfig config, CudaContext* context)
+      : config_(std::move(config)), text_(config_.text), context_(context) {}
 
   static Result<Layer> load_layer(const TextConfig& text, const WeightLoader& loader, int index,
                                   CudaWeights& device_weights);
-  Status load_frequency(CudaWeights& device_weights);
+  Status load_rope(CudaWeights& device_weights);
 
   Status reserve_buffers(int64_t token_count);
   Status embed(const ForwardRequest& request);
@@ -113,13 +113,14 @@ class CudaDecoder {
   int64_t q_width() const { return int64_t{text_.q_heads} * text_.head_dim; }
   int64_t kv_width() const { return int64_t{text_.kv_heads} * text_.head_dim; }
 
+  ModelConfig config_;
   TextConfig text_;
-  int32_t image_token_;
   CudaContext* context_;
   CudaArray<T> embedding_;       // [vocabulary, hidden]
   CudaArray<T> head_;            // [vocabulary, hidden]; empty: the embedding
   CudaArray<float> final_norm_;  // [hidden]
   CudaArray<float> frequency_;   // [head_dim / 2], of RoPE
+  CudaArray<uint8_t> axes_;      // [head_dim / 2]
   std::vector<Layer> layers_;
   Buffers buffers_;
   std::map<int64_t, StepGraphs> step_graphs_;  // by tokens; none survives a buffer that moves

@@ -4,7 +4,7 @@
 
 #include "tools/mllm/cuda/cuda_context.h"
 #include "tools/mllm/cuda/cuda_decoder.h"
-#include "tools/mllm/cuda/cuda_vision.h"
+#include "tools/mllm/cuda/cuda_vision_encoder.h"
 #include "tools/mllm/cuda/cuda_weights.h"
 #include "tools/mllm/model_backend.h"
 
@@ -21,12 +21,12 @@ class CudaModel : public ModelBackend {
     const ModelConfig& config = checkpoint.config;
     CudaWeights weights(context_->stream());
     if (config.has_vision()) {
-      VKV_TRY_ASSIGN(
-          vision, CudaVisionTower<T>::load(config, *checkpoint.weights, context_.get(), weights));
-      vision_.emplace(std::move(vision));
+      VKV_TRY_ASSIGN(vision,
+                     load_cuda_vision<T>(config, *checkpoint.weights, context_.get(), weights));
+      vision_ = std::move(vision);
     }
-    VKV_TRY_ASSIGN(decoder, CudaDecoder<T>::load(config.text, config.image_token,
-                                                 *checkpoint.weights, context_.get(), weights));
+    VKV_TRY_ASSIGN(decoder,
+                   CudaDecoder<T>::load(config, *checkpoint.weights, context_.get(), weights));
     decoder_.emplace(std::move(decoder));
     weight_bytes_ = weights.bytes();
     return synchronize(context_->stream());
@@ -36,7 +36,7 @@ class CudaModel : public ModelBackend {
   void* cuda_stream() const override { return context_->stream(); }
   uint64_t weight_bytes() const override { return weight_bytes_; }
 
-  Result<std::vector<float>> encode_images(std::span<const std::vector<float>> images,
+  Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                            const Watch& watch) override {
     VKV_TRY(context_->use());
     return vision_->encode(images, watch);
@@ -50,7 +50,7 @@ class CudaModel : public ModelBackend {
 
  private:
   std::unique_ptr<CudaContext> context_;
-  std::optional<CudaVisionTower<T>> vision_;
+  std::unique_ptr<CudaVisionEncoder> vision_;  // null in a model of text alone
   std::optional<CudaDecoder<T>> decoder_;
   uint64_t weight_bytes_ = 0;
 };

@@ -73,9 +73,26 @@ __global__ void rotate_kernel(const RotateParams<T> params) {
       continue;
     }
     float sine, cosine;
-    sincosf(static_cast<float>(params.positions[row]) * params.frequency[i], &sine, &cosine);
+    const int32_t position = params.positions[params.axes[i] * params.position_stride + row];
+    sincosf(static_cast<float>(position) * params.frequency[i], &sine, &cosine);
     store(a * cosine - b * sine, target + i);
     store(b * cosine + a * sine, target + i + half);
+  }
+}
+
+// blockIdx.y: the head, of q, then k.
+template <class T>
+__global__ void turn_kernel(const TurnParams<T> params) {
+  const int64_t row = blockIdx.x;
+  const int half = params.head_dim / 2;
+  T* const low = params.qkv + (row * 3 * params.heads + blockIdx.y) * params.head_dim;
+  T* const high = low + half;
+  const int64_t angle = row % params.period * half;
+  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+    const float a = widened(low[i]), b = widened(high[i]);
+    const float cosine = params.cosine[angle + i], sine = params.sine[angle + i];
+    store(a * cosine - b * sine, low + i);
+    store(b * cosine + a * sine, high + i);
   }
 }
 
@@ -116,7 +133,7 @@ __global__ void activate_kernel(const ActivateParams<T> params) {
 template <class T>
 __global__ void embed_kernel(const EmbedParams<T> params) {
   const int32_t token = params.tokens[blockIdx.x];
-  if (token == params.image_token) return;
+  if (token == params.image_token || token == params.video_token) return;
   const T* const source = params.table + int64_t{token} * params.columns;
   float* const x = params.x + int64_t{blockIdx.x} * params.columns;
   for (int i = threadIdx.x; i < params.columns; i += blockDim.x) x[i] = widened(source[i]);
@@ -222,6 +239,15 @@ Status launch_rotate(const RotateParams<T>& params, cudaStream_t stream) {
 }
 
 template <class T>
+Status launch_turn(const TurnParams<T>& params, cudaStream_t stream) {
+  VKV_CHECK(params.head_dim % 2 == 0 && params.head_dim <= 256);
+  if (params.rows == 0) return {};
+  const dim3 grid(static_cast<unsigned>(params.rows), static_cast<unsigned>(2 * params.heads));
+  turn_kernel<<<grid, kRotateThreads, 0, stream>>>(params);
+  return launch_status("turn_kernel");
+}
+
+template <class T>
 Status launch_gate(const GateParams<T>& params, cudaStream_t stream) {
   if (params.rows == 0) return {};
   constexpr int64_t kGridRowsMax = 65535;  // of gridDim.y
@@ -277,6 +303,8 @@ template Status launch_layer_norm(const LayerNormParams<float>&, cudaStream_t);
 template Status launch_layer_norm(const LayerNormParams<Bf16>&, cudaStream_t);
 template Status launch_rotate(const RotateParams<float>&, cudaStream_t);
 template Status launch_rotate(const RotateParams<Bf16>&, cudaStream_t);
+template Status launch_turn(const TurnParams<float>&, cudaStream_t);
+template Status launch_turn(const TurnParams<Bf16>&, cudaStream_t);
 template Status launch_gate(const GateParams<float>&, cudaStream_t);
 template Status launch_gate(const GateParams<Bf16>&, cudaStream_t);
 template Status launch_activate(const ActivateParams<float>&, cudaStream_t);

@@ -43,13 +43,15 @@ struct LayerNormParams {
 template <class T>
 Status launch_layer_norm(const LayerNormParams<T>& params, cudaStream_t stream);
 
-// Takes q, k and v of each row apart and turns q and k by the row's position: channel i with
-// channel i + head_dim / 2, by position * frequency[i]; see RopeTable.
+// Takes q, k and v of each row apart and turns q and k by the row's positions: channel i with
+// channel i + head_dim / 2, by positions[axes[i]] * frequency[i]; see RopeTable.
 template <class T>
 struct RotateParams {
   const float* qkv = nullptr;          // [rows, q_heads + 2 kv_heads, head_dim]
-  const int32_t* positions = nullptr;  // [rows]
+  const int32_t* positions = nullptr;  // [3, position_stride]: of time, row and column
+  int64_t position_stride = 0;         // at least rows
   const float* frequency = nullptr;    // [head_dim / 2]
+  const uint8_t* axes = nullptr;       // [head_dim / 2], 0 to 2
   T* q = nullptr;                      // [rows, q_heads, head_dim]
   T *k = nullptr, *v = nullptr;        // [rows, kv_heads, head_dim]
   int64_t rows = 0;
@@ -59,6 +61,20 @@ struct RotateParams {
 };
 template <class T>
 Status launch_rotate(const RotateParams<T>& params, cudaStream_t stream);
+
+// Turns q and k of each row, in place: channel i with channel i + head_dim / 2 by an angle of which
+// the cosine and sine are given. For pictures, which all have the same angles.
+template <class T>
+struct TurnParams {
+  T* qkv = nullptr;                                // [rows, 3, heads, head_dim]
+  const float *cosine = nullptr, *sine = nullptr;  // [period, head_dim / 2]
+  int64_t rows = 0;
+  int64_t period = 1;  // row r has the angles of r % period
+  int heads = 0;
+  int head_dim = 0;  // even, up to 256
+};
+template <class T>
+Status launch_turn(const TurnParams<T>& params, cudaStream_t stream);
 
 // y = silu(gate) * up
 template <class T>
@@ -90,6 +106,7 @@ struct EmbedParams {
   int64_t rows = 0;
   int columns = 0;
   int32_t image_token = -1;
+  int32_t video_token = -1;
 };
 template <class T>
 Status launch_embed(const EmbedParams<T>& params, cudaStream_t stream);

@@ -47,11 +47,6 @@ Result<CudaVisionTower<T>> CudaVisionTower<T>::load(const ModelConfig& config,
                                                     CudaWeights& device_weights) {
   const VisionConfig& vision = config.vision;
   const int hidden = vision.hidden, edge = vision.patch_edge;
-  if (hidden / vision.heads > kImageHeadDimMax)
-    return Status(Code::kUnsupported, "the vision tower's heads have " +
-                                          std::to_string(hidden / vision.heads) +
-                                          " channels; on a GPU they may have up to " +
-                                          std::to_string(kImageHeadDimMax));
   using Inner = CudaLinear<T, T>;
   using Outer = CudaLinear<T, float>;
   VKV_TRY_ASSIGN(names, vision_tensors(config, weights));
@@ -119,14 +114,14 @@ Status CudaVisionTower<T>::activate(T* x, int64_t count, Activation activation) 
 
 // Patches, row by row over the picture; then positions, and for CLIP a class token before them.
 template <class T>
-Status CudaVisionTower<T>::embed(std::span<const std::vector<float>> images) {
+Status CudaVisionTower<T>::embed(std::span<const VisualInput> images) {
   const VisionConfig& vision = config_.vision;
   const auto image_count = static_cast<int64_t>(images.size());
   const cudaStream_t stream = context_->stream();
   float* target = buffers_.images.data();
-  for (const std::vector<float>& image : images) {
-    VKV_TRY(copy_async(target, image.data(), image.size(), stream));
-    target += image.size();
+  for (const VisualInput& image : images) {
+    VKV_TRY(copy_async(target, image.values.data(), image.values.size(), stream));
+    target += image.values.size();
   }
   VKV_TRY(launch_patches<T>({.images = buffers_.images.data(),
                              .patches = buffers_.patches.data(),
@@ -192,7 +187,7 @@ Status CudaVisionTower<T>::project(int64_t image_count, float* target) {
 }
 
 template <class T>
-Status CudaVisionTower<T>::run(std::span<const std::vector<float>> images, const Watch& watch,
+Status CudaVisionTower<T>::run(std::span<const VisualInput> images, const Watch& watch,
                                std::vector<float>& embeddings) {
   const auto pass_images = std::min<size_t>(
       images.size(),
@@ -218,7 +213,7 @@ Status CudaVisionTower<T>::run(std::span<const std::vector<float>> images, const
 }
 
 template <class T>
-Result<std::vector<float>> CudaVisionTower<T>::encode(std::span<const std::vector<float>> images,
+Result<std::vector<float>> CudaVisionTower<T>::encode(std::span<const VisualInput> images,
                                                       const Watch& watch) {
   std::vector<float> embeddings(images.size() * static_cast<size_t>(config_.tokens_per_image()) *
                                 static_cast<size_t>(config_.text.hidden));

@@ -6,27 +6,22 @@
 #include <string>
 #include <vector>
 
-#include "tools/mllm/cuda/cuda_context.h"
-#include "tools/mllm/cuda/cuda_weights.h"
-#include "tools/mllm/model_config.h"
-#include "tools/mllm/watch.h"
-#include "tools/mllm/weights.h"
+#include "tools/mllm/cuda/cuda_vision_encoder.h"
 
 namespace vkv {
 
 // What VisionTower does on the CPU, step for step. T is float or __nv_bfloat16: the type of weights
-// and of what goes into products. Not thread-safe.
+// and of what goes into products.
 template <class T>
-class CudaVisionTower {
+class CudaVisionTower : public CudaVisionEncoder {
  public:
-  // The context outlives the tower. Errors: those of Weights::floats, kUnsupported for heads wider
-  // than there is a kernel for, kOutOfMemory, kCuda.
+  // As load_cuda_vision.
   static Result<CudaVisionTower> load(const ModelConfig& config, const Weights& weights,
                                       CudaContext* context, CudaWeights& device_weights);
 
-  // As Model::encode_images, of valid images. Progress counts images x layers. When it returns,
-  // also with an error, nothing that it queued is left.
-  Result<std::vector<float>> encode(std::span<const std::vector<float>> images, const Watch& watch);
+  // Progress counts images x layers.
+  Result<std::vector<float>> encode(std::span<const VisualInput> images,
+                                    const Watch& watch) override;
 
  private:
   struct Norm {
@@ -67,13 +62,13 @@ class CudaVisionTower {
   static Result<Layer> load_layer(const VisionConfig& vision, const WeightLoader& loader, int index,
                                   CudaWeights& device_weights);
   Status reserve_buffers(int64_t image_count);
-  Status embed(std::span<const std::vector<float>> images);
+  Status embed(std::span<const VisualInput> images);
   Status run_layer(const Layer& layer, int64_t image_count);
   Status project(int64_t image_count, float* target);
   template <class Out>
   Status normalise(const Norm& norm, int64_t rows, Out* y);
   Status activate(T* x, int64_t count, Activation activation);
-  Status run(std::span<const std::vector<float>> images, const Watch& watch,
+  Status run(std::span<const VisualInput> images, const Watch& watch,
              std::vector<float>& embeddings);
 
   ModelConfig config_;

@@ -1,0 +1,60 @@
+// media_processor.cpp: pictures and videos -> what the vision tower of a checkpoint takes.
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/mllm/media_processor.h"
+
+namespace vkv {
+namespace {
+
+// Of a stack of frames, which has no rate: what Qwen2.5-VL's own processor takes then.
+constexpr double kFramesPerSecond = 2.0;
+
+}  // namespace
+
+Result<MediaProcessor> MediaProcessor::load(const std::filesystem::path& model_dir) {
+  VKV_TRY_ASSIGN(settings, find_processor_settings(model_dir, SettingsOf::kPictures));
+  MediaProcessor processor;
+  const auto json = nlohmann::json::parse(settings.json_text, nullptr, false);
+  if (json.is_object() && processor_type(json) == "Qwen2VLImageProcessor") {
+    VKV_TRY_ASSIGN(video_settings, find_processor_settings(model_dir, SettingsOf::kVideos));
+    VKV_TRY_ASSIGN(pictures, QwenProcessor::parse(settings, SettingsOf::kPictures));
+    VKV_TRY_ASSIGN(videos, QwenProcessor::parse(video_settings, SettingsOf::kVideos));
+    processor.pictures_ = std::move(pictures);
+    processor.videos_ = std::move(videos);
+    return processor;
+  }
+  VKV_TRY_ASSIGN(fixed, ImageProcessor::parse(settings.json_text, settings.where));
+  processor.fixed_ = std::move(fixed);
+  return processor;
+}
+
+Status MediaProcessor::limit_tokens(int64_t tokens) {
+  if (!pictures_)
+    return {Code::kUnsupported, "pictures of this model have one size, and always as many tokens"};
+  pictures_->limit_tokens(tokens);
+  videos_->limit_tokens(tokens);
+  return {};
+}
+
+Result<VisualInput> MediaProcessor::picture(const Image& image) const {
+  if (pictures_) return pictures_->process({&image, 1});
+  VKV_TRY_ASSIGN(values, fixed_->process(image));
+  return VisualInput{.values = std::move(values), .shape = {}};
+}
+
+Result<std::vector<VisualInput>> MediaProcessor::video(const Video& video) const {
+  std::vector<VisualInput> inputs;
+  if (!videos_) {
+    for (const Image& frame : video.frames) {
+      VKV_TRY_ASSIGN(input, picture(frame));
+      inputs.push_back(std::move(input));
+    }
+    return inputs;
+  }
+  VKV_TRY_ASSIGN(input, videos_->process(video.frames));
+  const double rate = video.frames_per_second > 0 ? video.frames_per_second : kFramesPerSecond;
+  input.shape.step_seconds = videos_->temporal_patch() / rate;
+  inputs.push_back(std::move(input));
+  return inputs;
+}
+
+}  // namespace vkv

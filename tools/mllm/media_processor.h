@@ -1,0 +1,43 @@
+// media_processor.h: pictures and videos -> what the vision tower of a checkpoint takes.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "tools/mllm/image_processor.h"
+#include "tools/mllm/media.h"
+#include "tools/mllm/qwen_processor.h"
+#include "tools/mllm/visual_input.h"
+
+namespace vkv {
+
+// Of the processor that a checkpoint names. Immutable; any thread may call.
+class MediaProcessor {
+ public:
+  // Errors: those of find_processor_settings, ImageProcessor::parse and QwenProcessor::parse.
+  static Result<MediaProcessor> load(const std::filesystem::path& model_dir);
+
+  // Errors: those of ImageProcessor::process and QwenProcessor::process.
+  Result<VisualInput> picture(const Image& image) const;
+  // Frames that go through the tower as pictures are one each, others one together.
+  Result<std::vector<VisualInput>> video(const Video& video) const;
+
+  // See QwenProcessor::limit_tokens. Errors: kUnsupported where pictures have one size.
+  Status limit_tokens(int64_t tokens);
+
+  // Of pictures of one size; null where they have any.
+  const ImageProcessor* fixed() const { return fixed_ ? &*fixed_ : nullptr; }
+  // Of Qwen's; else null.
+  const QwenProcessor* qwen() const { return pictures_ ? &*pictures_ : nullptr; }
+
+ private:
+  MediaProcessor() = default;
+
+  std::optional<ImageProcessor> fixed_;
+  std::optional<QwenProcessor> pictures_, videos_;
+};
+
+}  // namespace vkv
