@@ -133,6 +133,8 @@ Status read_options(const vkv_options* given, CacheOptions& target) {
                     target.quality.action));
   VKV_TRY(read_bool("options.keep_store", given->keep_store, target.keep_store));
   target.hbm_bytes_max = given->hbm_bytes_max;
+  target.hbm_block_bytes_max = given->hbm_block_bytes_max;
+  target.hbm_ahead_bytes = given->hbm_ahead_bytes;
   target.dram_bytes_max = given->dram_bytes_max;
   target.dram_block_bytes_max = given->dram_block_bytes_max;
   target.nvme_bytes_max = given->nvme_bytes_max;

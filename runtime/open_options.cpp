@@ -91,7 +91,8 @@ uint64_t least_dram_bytes(const CacheOptions& options) {
 
 Status check_device(const CacheOptions& options) {
   if (options.device == Device::kCpu) {
-    if (options.hbm_bytes_max > 0 || options.stream != nullptr)
+    if (options.hbm_bytes_max > 0 || options.hbm_block_bytes_max != UINT64_MAX ||
+        options.hbm_ahead_bytes != UINT64_MAX || options.stream != nullptr)
       return {Code::kInvalidArgument,
               "an HBM budget or a stream needs device cuda; this cache is on the CPU"};
     return {};

@@ -163,6 +163,8 @@ void wrong_numbers_are_told(void) {
   REFUSED(keep_store, 2, "options.keep_store is 2; it may be 0 to 1");
   REFUSED(keep_store, 1, "keep_store is set, which needs an nvme budget");
   REFUSED(hbm_bytes_max, 1, "needs device cuda");
+  REFUSED(hbm_block_bytes_max, 1, "needs device cuda");
+  REFUSED(hbm_ahead_bytes, 1, "needs device cuda");
   REFUSED(extent_bytes_max, 1, "extent_bytes_max is 1");
   REFUSED(prefetch_extents, -5, "prefetch_extents is -5");
   REFUSED(io_backend, 3, "options.io_backend is 3");

@@ -201,6 +201,8 @@ CacheOptions options_of(const nb::dict& given) {
   take("score_scale", options.score_scale);
   take("recent_tokens", options.recent_tokens);
   take("hbm_bytes_max", options.hbm_bytes_max);
+  take("hbm_block_bytes_max", options.hbm_block_bytes_max);
+  take("hbm_ahead_bytes", options.hbm_ahead_bytes);
   take("dram_bytes_max", options.dram_bytes_max);
   take("nvme_bytes_max", options.nvme_bytes_max);
   take("store_path", options.store_path);

@@ -186,6 +186,8 @@ typedef struct vkv_options {
 
   int32_t keep_store;             // the store file stays, with the sequences that were saved
   uint64_t hbm_bytes_max;         // CUDA alone, needed there: all that lies in GPU memory
+  uint64_t hbm_block_bytes_max;   // of it, for encoded blocks; UINT64_MAX: all that is left
+  uint64_t hbm_ahead_bytes;       // of it, for blocks on their way from DRAM; UINT64_MAX: 32 MiB
   uint64_t dram_bytes_max;        // records, open tokens, staging, headers, tables
   uint64_t dram_block_bytes_max;  // of it, for encoded blocks; UINT64_MAX: all
   uint64_t nvme_bytes_max;        // 0: no NVMe tier
@@ -323,10 +325,12 @@ typedef struct vkv_stats {
   uint64_t prefetch_hit_count;    // of them, asked for before they were needed
   uint64_t prefetch_ready_count;  // of them, there when needed
   double nvme_wait_seconds;
-  uint64_t host_read_bytes;  // on CUDA, of what steps read in DRAM: by the CPU
-  uint64_t link_read_bytes;  // and by the GPU
-  double host_read_rate;     // bytes a second, lately
+  uint64_t host_read_bytes;   // on CUDA, of what steps read in DRAM: by the CPU
+  uint64_t link_read_bytes;   // by the GPU, attending
+  uint64_t ahead_read_bytes;  // and ahead of that
+  double host_read_rate;      // bytes a second, lately
   double link_read_rate;
+  double ahead_read_rate;
   double attend_seconds;
   double encode_seconds;
   uint64_t quality_sample_count;  // the quality meter: see vkv/options.h

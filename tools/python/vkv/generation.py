@@ -23,6 +23,8 @@ WINDOW_TOKENS_MIN = 16  # fewer new tokens are a decode step or a draft, more ar
 OPTIONS = (
     "dram_bytes_max",
     "extent_bytes_max",
+    "hbm_ahead_bytes",
+    "hbm_block_bytes_max",
     "hbm_bytes_max",
     "host_share",
     "nvme_bytes_max",
