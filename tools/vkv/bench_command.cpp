@@ -8,6 +8,7 @@
 
 #include "cpu/cpu_backend.h"
 #include "tools/vkv/exit_code.h"
+#include "tools/vkv/model_shapes.h"
 
 namespace vkv {
 namespace {
@@ -68,7 +69,7 @@ Kernels between attentions run as CUDA graphs; the last line is without.)";
 void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   CLI::App* decode = command.add_subcommand("decode", "A decode step of a whole model");
   decode->footer(kDecodeAbout);
-  decode->add_option("--model", a.model, "Shapes of: " + decode_shape_names())
+  decode->add_option("--model", a.model, "Shapes of: " + model_shape_names())
       ->capture_default_str();
   decode->add_option("--device", a.device, "What decodes")
       ->check(CLI::IsMember({"cuda"}))

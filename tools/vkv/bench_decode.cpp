@@ -4,57 +4,15 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "kernels/gpu_devices.h"
 #include "tools/mllm/cuda/measure_decode.h"
+#include "tools/vkv/model_shapes.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
 namespace {
-
-struct NamedShape {
-  const char* name;
-  TextConfig text;
-};
-
-// From the config.json of each model.
-constexpr NamedShape kShapes[] = {
-    {"smollm2-135m",
-     {.vocabulary = 49152,
-      .hidden = 576,
-      .layers = 30,
-      .q_heads = 9,
-      .kv_heads = 3,
-      .head_dim = 64,
-      .intermediate = 1536,
-      .norm_epsilon = 1e-5f,
-      .rope_theta = 1e5,
-      .tied_embeddings = true}},
-    {"llava-1.5-7b",
-     {.vocabulary = 32064,
-      .hidden = 4096,
-      .layers = 32,
-      .q_heads = 32,
-      .kv_heads = 32,
-      .head_dim = 128,
-      .intermediate = 11008,
-      .norm_epsilon = 1e-5f,
-      .rope_theta = 1e4}},
-    {"qwen2.5-7b",
-     {.vocabulary = 152064,
-      .hidden = 3584,
-      .layers = 28,
-      .q_heads = 28,
-      .kv_heads = 4,
-      .head_dim = 128,
-      .intermediate = 18944,
-      .norm_epsilon = 1e-6f,
-      .rope_theta = 1e6,
-      .qkv_bias = true}},
-};
 
 void print(const BenchDecodeArguments& arguments, const std::string& device,
            const DecodeMeasurement& measured) {
@@ -104,20 +62,8 @@ void print(const BenchDecodeArguments& arguments, const std::string& device,
 
 }  // namespace
 
-std::string decode_shape_names() {
-  std::string names;
-  for (const NamedShape& shape : kShapes)
-    names += (names.empty() ? "" : ", ") + std::string(shape.name);
-  return names;
-}
-
 Status bench_decode(const BenchDecodeArguments& arguments) {
-  const auto* const shape =
-      std::find_if(std::begin(kShapes), std::end(kShapes),
-                   [&](const auto& one) { return arguments.model == one.name; });
-  if (shape == std::end(kShapes))
-    return {Code::kInvalidArgument, fmt::format("no shape is called \"{}\"; there are {}",
-                                                arguments.model, decode_shape_names())};
+  VKV_TRY_ASSIGN(text, named_text_shape(arguments.model));
   if (arguments.text_tokens > arguments.tokens)
     return {Code::kInvalidArgument, fmt::format("--text-tokens is {}, more than --tokens, {}",
                                                 arguments.text_tokens, arguments.tokens)};
@@ -128,7 +74,7 @@ Status bench_decode(const BenchDecodeArguments& arguments) {
   VKV_TRY(apply(arguments.hbm, cache));
   VKV_TRY_ASSIGN(devices, list_gpu_devices());
   if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
-  VKV_TRY_ASSIGN(measured, measure_decode({.text = shape->text,
+  VKV_TRY_ASSIGN(measured, measure_decode({.text = text,
                                            .token_count = arguments.tokens,
                                            .visual_count = arguments.tokens - arguments.text_tokens,
                                            .step_count = arguments.steps,

@@ -15,7 +15,7 @@
 namespace vkv {
 
 struct BenchDecodeArguments {
-  std::string model = "qwen2.5-7b";  // one of decode_shape_names()
+  std::string model = "qwen2.5-7b";  // one of model_shape_names()
   int tokens = 32768;                // in the cache
   int text_tokens = 256;             // of them, not visual
   int steps = 64;
@@ -26,9 +26,6 @@ struct BenchDecodeArguments {
   HbmArguments hbm;  // no budget: enough for all
   bool json = false;
 };
-
-// "smollm2-135m, llava-1.5-7b, qwen2.5-7b"
-std::string decode_shape_names();
 
 // Prints what a step reads, how long it takes and where the time goes to standard output.
 // Errors: kInvalidArgument for a model, policy or number that cannot be, kUnsupported without CUDA

@@ -11,6 +11,7 @@
 #include "tools/vkv/calibrate_command.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/inspect_command.h"
+#include "tools/vkv/plan_command.h"
 #include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
 #include "tools/vkv/topo_command.h"
@@ -61,6 +62,11 @@ int run(int argc, char** argv) {
   CLI::App* inspect_app = app.add_subcommand("inspect", "Show what a kept store has, and check it");
   vkv::add_inspect_flags(*inspect_app, inspect_arguments);
 
+  vkv::PlanArguments plan_arguments;
+  CLI::App* plan_app = app.add_subcommand(
+      "plan", "Estimate a decode step's time for presets and budgets, and what more HBM would buy");
+  vkv::add_plan_flags(*plan_app, plan_arguments);
+
   bool topo_json = false;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
@@ -76,6 +82,7 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
   if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (plan_app->parsed()) return vkv::plan_command(plan_arguments);
   if (inspect_app->parsed()) return vkv::inspect_command(inspect_arguments);
   if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
   if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
