@@ -85,7 +85,7 @@ class Batch : public AnswerListener {
       progress_.begin_job(i, pending_.size());
       run_job(session.get(), pending_[i]);
     }
-    if (session) facts_.quality = session->cache_stats().quality;
+    if (session) facts_.cache = session->cache_stats();
     session.reset();  // removes the store before anything else is said
     progress_.clear();
     facts_.seconds = std::chrono::duration<double>(Clock::now() - start).count();

@@ -107,7 +107,7 @@ int run_single(const RunArguments& arguments, const SessionOptions& options) {
   RunFacts facts = run_facts(arguments, options);
   facts.engine = session.value()->engine();
   facts.io_engine = session.value()->io_engine();
-  facts.quality = session.value()->cache_stats().quality;
+  facts.cache = session.value()->cache_stats();
   facts.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   facts.failure_count = listener.failure_count() + (status.ok() ? 0 : 1);
   facts.interrupted = interrupted;

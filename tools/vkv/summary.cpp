@@ -219,6 +219,10 @@ void Totals::append_tiers(std::string& text, const RunFacts& facts) const {
          byte_size_text(tier.peak), byte_size_text(budget));
   };
   row("dram", dram_, facts.dram_bytes_max);
+  if (facts.cache.host_read_bytes + facts.cache.link_read_bytes + facts.cache.ahead_read_bytes > 0)
+    line(text, "Steps read in DRAM: {} by the GPU, {} ahead of it, {} by the CPU",
+         byte_size_text(facts.cache.link_read_bytes), byte_size_text(facts.cache.ahead_read_bytes),
+         byte_size_text(facts.cache.host_read_bytes));
   if (facts.nvme_bytes_max == 0 && nvme_.peak == 0) return;
   row("nvme", nvme_, facts.nvme_bytes_max);
   line(text, "NVMe extents needed {}: {} prefetched, {} of them in time; {} read, {} written",
@@ -257,7 +261,7 @@ std::string Totals::table(const RunFacts& facts) const {
   append_roles(text);
   append_tiers(text, facts);
   append_times(text);
-  append_quality(text, facts.quality);
+  append_quality(text, facts.cache.quality);
   return text;
 }
 
@@ -281,7 +285,11 @@ Json Totals::json(const RunFacts& facts) const {
                  {"nvme_written_bytes", io_.nvme_written_bytes},
                  {"prefetch_hits", io_.prefetch_hits},
                  {"prefetch_ready", io_.prefetch_ready}}},
-               {"quality", quality_json(facts.quality)},
+               {"dram_reads",
+                {{"cpu_bytes", facts.cache.host_read_bytes},
+                 {"gpu_bytes", facts.cache.link_read_bytes},
+                 {"ahead_bytes", facts.cache.ahead_read_bytes}}},
+               {"quality", quality_json(facts.cache.quality)},
                {"media_ms", times_json(media_seconds_)},
                {"ttft_ms", times_json(ttft_seconds_)},
                {"tpot_ms", times_json(tpot_seconds_)}};

@@ -26,7 +26,7 @@ struct RunFacts {
   uint64_t earlier_count = 0;  // answers taken from an earlier run
   uint64_t failure_count = 0;  // jobs and questions without an answer
   bool interrupted = false;
-  QualityStats quality;  // of this run's answers
+  CacheStats cache;  // at the end of this run
 };
 
 // Adds up answers. Ratios are of sums, so that long prompts weigh more than short ones.
