@@ -26,8 +26,7 @@ uint64_t AheadPlanner::bytes(int layer, uint64_t room) const {
 void AheadPlanner::add(int layer, const AheadTiming& timing) {
   if (timing.byte_count == 0 || timing.copy_seconds <= 0 || timing.free_seconds <= 0) return;
   take(static_cast<double>(timing.byte_count) / timing.copy_seconds, rate_);
-  take(std::min(timing.free_seconds, kFreeSecondsMax),
-       free_seconds_[static_cast<size_t>(layer)]);
+  take(std::min(timing.free_seconds, kFreeSecondsMax), free_seconds_[static_cast<size_t>(layer)]);
 }
 
 }  // namespace vkv

@@ -89,75 +89,83 @@ uint64_t enough_hbm(uint64_t weights, const SequenceBytes& sequence, const ReadS
   return static_cast<uint64_t>(std::max(0.0, (blocks - ratio * others) / (1 + ratio)));
 }
 
-Status plan(const PlanArguments& a) {
+struct Plan {
+  uint64_t weights = 0;  // bytes
+  ReadSpeeds speeds;
+  std::vector<Row> rows;
+  std::vector<std::pair<std::string, uint64_t>> enough;  // preset, HBM for blocks
+};
+
+Result<Plan> make_plan(const PlanArguments& a) {
   if (a.text_tokens > a.tokens)
-    return {Code::kInvalidArgument,
-            fmt::format("--text-tokens is {}, more than --tokens, {}", a.text_tokens, a.tokens)};
+    return Status(Code::kInvalidArgument, fmt::format("--text-tokens is {}, more than --tokens, {}",
+                                                      a.text_tokens, a.tokens));
   VKV_TRY_ASSIGN(text_config, text_of(a.model));
+  Plan plan;
+  plan.weights = step_weight_bytes(text_config);
   VKV_TRY_ASSIGN(speeds, speeds_of(a));
+  plan.speeds = speeds;
   const KvShape shape = {.layers = text_config.layers,
                          .q_heads = text_config.q_heads,
                          .kv_heads = text_config.kv_heads,
                          .head_dim = text_config.head_dim};
-  const uint64_t weights = step_weight_bytes(text_config);
   std::vector<std::string> presets = a.presets;
   if (presets.empty())
     for (const std::string_view name : precision_preset_names()) presets.emplace_back(name);
-
-  std::vector<Row> rows;
-  std::vector<std::pair<std::string, uint64_t>> enough;
   for (const std::string& preset : presets) {
     VKV_TRY_ASSIGN(policy, precision_preset(preset));
     const SequenceBytes sequence =
         estimate_bytes(shape, policy, a.recent_tokens, static_cast<uint64_t>(a.tokens),
                        static_cast<uint64_t>(a.tokens - a.text_tokens));
-    enough.emplace_back(preset, enough_hbm(weights, sequence, speeds));
+    plan.enough.emplace_back(preset, enough_hbm(plan.weights, sequence, speeds));
     for (const std::string& size : a.hbm_blocks) {
       VKV_TRY_ASSIGN(room, parse_byte_size(size));
       const uint64_t in_hbm = std::min<uint64_t>(room, sequence.blocks);
       Row row{.preset = preset,
               .hbm_room = room,
-              .bytes = {weights, in_hbm + sequence.open, sequence.blocks - in_hbm},
+              .bytes = {plan.weights, in_hbm + sequence.open, sequence.blocks - in_hbm},
               .bits = sequence.bits_per_visual_value};
       row.estimate = estimate_step(row.bytes, speeds);
-      rows.push_back(row);
-      if (in_hbm == sequence.blocks) break;  // more would not be used
+      plan.rows.push_back(row);
     }
   }
+  return plan;
+}
 
-  if (a.json) {
-    nlohmann::json json = {{"model", a.model},
-                           {"tokens", a.tokens},
-                           {"weight_bytes", weights},
-                           {"hbm_gb_s", speeds.hbm / kGiga},
-                           {"link_gb_s", speeds.link / kGiga},
-                           {"cpu_gb_s", speeds.host / kGiga},
-                           {"rows", nlohmann::json::array()}};
-    for (const Row& row : rows)
-      json["rows"].push_back({{"preset", row.preset},
-                              {"bits_per_visual_value", row.bits},
-                              {"hbm_blocks_bytes", row.hbm_room},
-                              {"hbm_kv_bytes", row.bytes.hbm_kv},
-                              {"dram_kv_bytes", row.bytes.dram_kv},
-                              {"step_ms", row.estimate.seconds * 1e3},
-                              {"hbm_ms", row.estimate.hbm_seconds * 1e3},
-                              {"ahead_bytes", row.estimate.ahead_bytes},
-                              {"link_bytes", row.estimate.link_bytes},
-                              {"cpu_bytes", row.estimate.host_bytes},
-                              {"bound_by", text(row.estimate.bound)}});
-    for (const auto& [preset, bytes] : enough) json["no_wait_hbm_bytes"][preset] = bytes;
-    fmt::print("{}\n", json.dump(1));
-    return {};
-  }
+void print_json(const PlanArguments& a, const Plan& plan) {
+  nlohmann::json json = {{"model", a.model},
+                         {"tokens", a.tokens},
+                         {"weight_bytes", plan.weights},
+                         {"hbm_gb_s", plan.speeds.hbm / kGiga},
+                         {"link_gb_s", plan.speeds.link / kGiga},
+                         {"cpu_gb_s", plan.speeds.host / kGiga},
+                         {"rows", nlohmann::json::array()}};
+  for (const Row& row : plan.rows)
+    json["rows"].push_back({{"preset", row.preset},
+                            {"bits_per_visual_value", row.bits},
+                            {"hbm_blocks_bytes", row.hbm_room},
+                            {"hbm_kv_bytes", row.bytes.hbm_kv},
+                            {"dram_kv_bytes", row.bytes.dram_kv},
+                            {"step_ms", row.estimate.seconds * 1e3},
+                            {"hbm_ms", row.estimate.hbm_seconds * 1e3},
+                            {"ahead_bytes", row.estimate.ahead_bytes},
+                            {"link_bytes", row.estimate.link_bytes},
+                            {"cpu_bytes", row.estimate.host_bytes},
+                            {"bound_by", text(row.estimate.bound)}});
+  for (const auto& [preset, bytes] : plan.enough) json["no_wait_hbm_bytes"][preset] = bytes;
+  fmt::print("{}\n", json.dump(1));
+}
+
+void print_table(const PlanArguments& a, const Plan& plan) {
   fmt::print("model   {}: {:.2f} GB of 16-bit weights a step\n", a.model,
-             static_cast<double>(weights) / kGiga);
+             static_cast<double>(plan.weights) / kGiga);
   fmt::print("cache   {} tokens, {} of them visual\n", a.tokens, a.tokens - a.text_tokens);
-  fmt::print("speeds  HBM {:.0f}, link {:.1f}, CPU {:.1f} GB/s\n\n", speeds.hbm / kGiga,
-             speeds.link / kGiga, speeds.host / kGiga);
+  fmt::print("speeds  HBM {:.0f}, link {:.1f}, CPU {:.1f} GB/s\n\n", plan.speeds.hbm / kGiga,
+             plan.speeds.link / kGiga, plan.speeds.host / kGiga);
   fmt::print("{:<9} {:>5}  {:>10}  {:>10}  {:>10}  {:>9}  {:>9}  bound by\n", "preset", "bits",
              "HBM blocks", "in HBM", "in DRAM", "step", "waits");
   std::string last;
-  for (const Row& row : rows) {
+  for (const Row& row : plan.rows) {
     const bool first = row.preset != last;
     last = row.preset;
     fmt::print("{:<9} {:>5}  {:>10}  {:>10}  {:>10}  {:>6.2f} ms  {:>6.2f} ms  {}\n",
@@ -167,9 +175,9 @@ Status plan(const PlanArguments& a) {
                (row.estimate.seconds - row.estimate.hbm_seconds) * 1e3, text(row.estimate.bound));
   }
   fmt::print("\nHBM for blocks with which nothing waits:");
-  for (const auto& [preset, bytes] : enough) fmt::print("  {} {}", preset, byte_size_text(bytes));
+  for (const auto& [preset, bytes] : plan.enough)
+    fmt::print("  {} {}", preset, byte_size_text(bytes));
   fmt::print("\n");
-  return {};
 }
 
 }  // namespace
@@ -199,10 +207,16 @@ void add_plan_flags(CLI::App& command, PlanArguments& a) {
 }
 
 int plan_command(const PlanArguments& arguments) {
-  const Status status = plan(arguments);
-  if (status.ok()) return kExitDone;
-  spdlog::error("{}", status.message());
-  return kExitUsage;
+  const Result<Plan> plan = make_plan(arguments);
+  if (!plan.ok()) {
+    spdlog::error("{}", plan.status().message());
+    return kExitUsage;
+  }
+  if (arguments.json)
+    print_json(arguments, plan.value());
+  else
+    print_table(arguments, plan.value());
+  return kExitDone;
 }
 
 }  // namespace vkv
