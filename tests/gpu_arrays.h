@@ -24,6 +24,8 @@ CudaArray<T> to_gpu(const std::vector<T>& values, CudaMemory memory = CudaMemory
   const cudaError_t error =
       cudaMemcpy(array.value().data(), values.data(), values.size() * sizeof(T), cudaMemcpyDefault);
   EXPECT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
+  // From pageable memory it may return before the bytes are there, and streams do not wait for it.
+  EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
   return std::move(array.value());
 }
 

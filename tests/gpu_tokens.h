@@ -32,6 +32,8 @@ class GpuCopies {
     if (count > 0) std::memcpy(bytes.data() + kPoison, values, count * sizeof(T));
     EXPECT_EQ(cudaMemcpy(array.value().data(), bytes.data(), bytes.size(), cudaMemcpyDefault),
               cudaSuccess);
+    // It may return before the bytes are there, and streams do not wait for it.
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
     arrays_.push_back(std::move(array.value()));
     return reinterpret_cast<T*>(arrays_.back().data() + kPoison);
   }
