@@ -45,6 +45,15 @@ Result<uint64_t> parse_byte_size(std::string_view text) {
   return static_cast<uint64_t>(bytes);
 }
 
+Status read_byte_size(std::string_view flag, std::string_view text, uint64_t& target) {
+  if (text.empty()) return {};
+  const Result<uint64_t> bytes = parse_byte_size(text);
+  if (!bytes.ok())
+    return {bytes.status().code(), std::string(flag) + ": " + bytes.status().message()};
+  target = bytes.value();
+  return {};
+}
+
 std::string byte_size_text(uint64_t byte_count) {
   if (byte_count < 1024) return fmt::format("{} B", byte_count);
   double value = static_cast<double>(byte_count) / 1024;

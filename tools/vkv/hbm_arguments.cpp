@@ -20,15 +20,6 @@ Result<double> parse_host_share(std::string_view text) {
   return share;
 }
 
-Status read_size(const char* flag, const std::string& text, uint64_t& target) {
-  if (text.empty()) return {};
-  const Result<uint64_t> bytes = parse_byte_size(text);
-  if (!bytes.ok())
-    return {bytes.status().code(), std::string(flag) + ": " + bytes.status().message()};
-  target = bytes.value();
-  return {};
-}
-
 }  // namespace
 
 void add_hbm_flags(CLI::App& command, HbmArguments& arguments, const std::string& group) {
@@ -61,9 +52,9 @@ void add_hbm_flags(CLI::App& command, HbmArguments& arguments, const std::string
 }
 
 Status apply(const HbmArguments& arguments, CacheOptions& options) {
-  VKV_TRY(read_size("--hbm-budget", arguments.budget, options.hbm_bytes_max));
-  VKV_TRY(read_size("--hbm-blocks", arguments.blocks, options.hbm_block_bytes_max));
-  VKV_TRY(read_size("--read-ahead", arguments.read_ahead, options.hbm_ahead_bytes));
+  VKV_TRY(read_byte_size("--hbm-budget", arguments.budget, options.hbm_bytes_max));
+  VKV_TRY(read_byte_size("--hbm-blocks", arguments.blocks, options.hbm_block_bytes_max));
+  VKV_TRY(read_byte_size("--read-ahead", arguments.read_ahead, options.hbm_ahead_bytes));
   VKV_TRY_ASSIGN(share, parse_host_share(arguments.host_share));
   options.host_share = share;
   return {};

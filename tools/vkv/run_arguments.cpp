@@ -63,10 +63,6 @@ bool is_blank(const std::string& text) {
 
 Status wrong(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
-Status named(const char* flag, const Status& status) {
-  return {status.code(), fmt::format("{}: {}", flag, status.message())};
-}
-
 void add_job_flags(CLI::App& command, RunArguments& a) {
   command
       .add_option("--model", a.model,
@@ -302,21 +298,14 @@ Result<SessionOptions> session_options(const RunArguments& a) {
   options.model = a.model;
   VKV_TRY_ASSIGN(policy, a.policy.empty() ? precision_preset(a.preset) : policy_from(a.policy));
   options.cache.precision = policy;
-  const auto size = [](const char* flag, const std::string& text, uint64_t& target) -> Status {
-    if (text.empty()) return {};
-    Result<uint64_t> bytes = parse_byte_size(text);
-    if (!bytes.ok()) return named(flag, bytes.status());
-    target = bytes.value();
-    return {};
-  };
   if (a.device == "cuda") {
     options.cache.device = Device::kCuda;
     options.cache.device_index = a.device_index;
     VKV_TRY(apply(a.hbm, options.cache));
   }
-  VKV_TRY(size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
-  VKV_TRY(size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));
-  VKV_TRY(size("--nvme-budget", a.nvme_budget, options.cache.nvme_bytes_max));
+  VKV_TRY(read_byte_size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
+  VKV_TRY(read_byte_size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));
+  VKV_TRY(read_byte_size("--nvme-budget", a.nvme_budget, options.cache.nvme_bytes_max));
   if (options.cache.nvme_bytes_max > 0) {
     options.cache.store_path = a.store;
     options.cache.keep_store = a.keep_store;
