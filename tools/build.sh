@@ -25,7 +25,9 @@ phase() {
 # CMake's words matter only when something is wrong.
 configure() {
   local log=build/$1-configure.log launcher=()
-  command -v ccache > /dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  # ccache keeps no object that was made with a precompiled header.
+  command -v ccache > /dev/null &&
+    launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON)
   mkdir -p build
   cmake --preset "$1" "${launcher[@]}" > "$log" 2>&1 || {
     cat "$log" >&2
