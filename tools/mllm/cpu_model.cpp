@@ -39,9 +39,9 @@ class CpuModel : public ModelBackend {
     return arena_.execute([&] { return vision_->encode(images, watch); });
   }
 
-  Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
+  Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch,
                                      const Watch& watch) override {
-    return arena_.execute([&] { return decoder_->forward(cache, request, watch); });
+    return arena_.execute([&] { return decoder_->forward(cache, batch, watch); });
   }
 
  private:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "tools/mllm/batch_attention.h"
 #include "tools/mllm/model_tensors.h"
 #include "tools/mllm/ops.h"
 #include "tools/mllm/rope.h"
@@ -102,14 +103,16 @@ Result<Decoder> Decoder::load(const ModelConfig& config, const Weights& weights)
   return decoder;
 }
 
-void Decoder::embed(const ForwardRequest& request, float* x) const {
+void Decoder::embed(ForwardBatch batch, float* x) const {
   const int64_t hidden = config_.text.hidden;
-  const float* visual = request.visual.data();
-  for (const int32_t token : request.tokens) {
-    const bool is_image = config_.is_visual(token);
-    const float* const row = is_image ? visual : embedding_.data() + token * hidden;
-    if (is_image) visual += hidden;
-    x = std::copy(row, row + hidden, x);
+  for (const ForwardRequest& request : batch) {
+    const float* visual = request.visual.data();
+    for (const int32_t token : request.tokens) {
+      const bool is_image = config_.is_visual(token);
+      const float* const row = is_image ? visual : embedding_.data() + token * hidden;
+      if (is_image) visual += hidden;
+      x = std::copy(row, row + hidden, x);
+    }
   }
 }
 
@@ -131,22 +134,18 @@ Status Decoder::project_qkv(Layer& layer, Buffers& buffers, int64_t token_count,
   return {};
 }
 
-// K and V of all tokens go to the cache; the queries are those of the tokens from `first` on.
-Status Decoder::attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first,
+// K and V of all tokens go to the cache, but only queries from row `first` on.
+Status Decoder::attend(Cache& cache, int layer, ForwardBatch batch, int64_t first,
                        Buffers& buffers) const {
-  const int token_count = static_cast<int>(request.tokens.size());
   const int64_t q_width = int64_t{config_.text.q_heads} * config_.text.head_dim;
-  VKV_TRY(cache.append(layer, {.sequence = request.sequence,
-                               .token_count = token_count,
-                               .k = buffers.k.data(),
-                               .v = buffers.v.data(),
-                               .roles = request.roles}));
-  const AttendRequest attend_request = {.sequence = request.sequence,
-                                        .q_len = token_count - static_cast<int>(first),
-                                        .q = buffers.q.data() + first * q_width,
-                                        .out = buffers.attended.data() + first * q_width,
-                                        .ends_window = request.ends_window};
-  return cache.attend(layer, {&attend_request, 1});
+  const int64_t kv_width = int64_t{config_.text.kv_heads} * config_.text.head_dim;
+  return append_and_attend(cache, layer, batch, first,
+                           {.q = buffers.q.data(),
+                            .k = buffers.k.data(),
+                            .v = buffers.v.data(),
+                            .out = buffers.attended.data(),
+                            .q_width = q_width,
+                            .kv_width = kv_width});
 }
 
 // Output projection and MLP of the tokens [first, token_count).
@@ -174,24 +173,26 @@ Result<std::vector<float>> Decoder::logits(const float* x, int64_t row_count) {
   return result;
 }
 
-Result<std::vector<float>> Decoder::forward(Cache& cache, const ForwardRequest& request,
-                                            const Watch& watch) {
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
-  const int64_t first_logit = token_count - request.logit_count;
-  Buffers buffers(config_.text, RopeTable(rope_positions(request), rope_), token_count);
-  embed(request, buffers.x.data());
+Result<std::vector<float>> Decoder::forward(Cache& cache, ForwardBatch batch, const Watch& watch) {
+  const int64_t tokens = token_count(batch);
+  // Past the last layer only the tokens whose logits are asked for go on; of a batch, all.
+  const bool is_alone = batch.size() == 1;
+  const int64_t first_logit = is_alone ? tokens - batch[0].logit_count : 0;
+  const int64_t first_query = is_alone ? first_query_of_last_layer(batch[0]) : 0;
+  Buffers buffers(config_.text, RopeTable(rope_positions(batch), rope_), tokens);
+  embed(batch, buffers.x.data());
 
-  const auto total = static_cast<uint64_t>(token_count) * layers_.size();
+  const auto total = static_cast<uint64_t>(tokens) * layers_.size();
   for (size_t index = 0; index < layers_.size(); ++index) {
-    VKV_TRY(project_qkv(layers_[index], buffers, token_count, watch));
-    // Past the last layer only the tokens whose logits are asked for go on.
+    VKV_TRY(project_qkv(layers_[index], buffers, tokens, watch));
     const bool is_last = index + 1 == layers_.size();
-    const int64_t first_query = is_last ? first_query_of_last_layer(request) : 0;
-    VKV_TRY(attend(cache, static_cast<int>(index), request, first_query, buffers));
-    VKV_TRY(finish_layer(layers_[index], buffers, is_last ? first_logit : 0, token_count, watch));
-    watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
+    VKV_TRY(attend(cache, static_cast<int>(index), batch, is_last ? first_query : 0, buffers));
+    VKV_TRY(finish_layer(layers_[index], buffers, is_last ? first_logit : 0, tokens, watch));
+    watch.report(static_cast<uint64_t>(tokens) * (index + 1), total);
   }
-  return logits(buffers.x.data() + first_logit * config_.text.hidden, request.logit_count);
+  VKV_TRY_ASSIGN(
+      rows, logits(buffers.x.data() + first_logit * config_.text.hidden, tokens - first_logit));
+  return is_alone ? std::move(rows) : asked_logits(batch, rows, config_.text.vocabulary);
 }
 
 }  // namespace vkv

@@ -20,12 +20,11 @@ class Decoder {
   // Errors: those of Weights::floats, naming the tensor.
   static Result<Decoder> load(const ModelConfig& config, const Weights& weights);
 
-  // As Model::forward, of a valid request. Progress counts tokens x layers.
+  // As Model::forward, of a valid batch. Progress counts tokens x layers.
   //
   // Layer by layer over all tokens of the request, so that K and V of a window are 16-bit in one
   // layer at a time; inside a layer, what is wide (the MLP) goes by row chunks.
-  Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
-                                     const Watch& watch);
+  Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch, const Watch& watch);
 
   uint64_t bytes() const { return bytes_; }
 
@@ -44,10 +43,9 @@ class Decoder {
 
   static Result<Layer> load_layer(const TextConfig& text, const class WeightLoader& loader,
                                   int index);
-  void embed(const ForwardRequest& request, float* x) const;
+  void embed(ForwardBatch batch, float* x) const;
   Status project_qkv(Layer& layer, Buffers& buffers, int64_t token_count, const Watch& watch);
-  Status attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first,
-                Buffers& buffers) const;
+  Status attend(Cache& cache, int layer, ForwardBatch batch, int64_t first, Buffers& buffers) const;
   Status finish_layer(Layer& layer, Buffers& buffers, int64_t first, int64_t token_count,
                       const Watch& watch);
   Result<std::vector<float>> logits(const float* x, int64_t row_count);

@@ -62,19 +62,54 @@ Status validate(const ForwardRequest& request, const ModelConfig& config) {
   return {};
 }
 
+Status validate(ForwardBatch batch, const ModelConfig& config) {
+  for (const ForwardRequest& request : batch) VKV_TRY(validate(request, config));
+  if (batch.size() == 1) return {};
+  const auto invalid = [](const std::string& what) {
+    return Status(Code::kInvalidArgument, "forward of a batch: " + what);
+  };
+  if (batch.empty()) return invalid("no requests");
+  if (token_count(batch) > kBatchTokensMax)
+    return invalid(fmt::format("{} tokens; it takes {}", token_count(batch), kBatchTokensMax));
+  std::vector<uint64_t> sequences;
+  for (const ForwardRequest& request : batch) {
+    if (!request.visual.empty() || request.ends_window)
+      return invalid("visual rows and ends of windows go alone");
+    sequences.push_back(static_cast<uint64_t>(request.sequence));
+  }
+  std::ranges::sort(sequences);
+  const auto twice = std::ranges::adjacent_find(sequences);
+  if (twice != sequences.end())
+    return invalid(fmt::format("sequence {} stands in it twice", *twice));
+  return {};
+}
+
+int64_t token_count(ForwardBatch batch) {
+  int64_t count = 0;
+  for (const ForwardRequest& request : batch) count += static_cast<int64_t>(request.tokens.size());
+  return count;
+}
+
+int64_t logit_count(ForwardBatch batch) {
+  int64_t count = 0;
+  for (const ForwardRequest& request : batch) count += request.logit_count;
+  return count;
+}
+
 int64_t first_query_of_last_layer(const ForwardRequest& request) {
   const auto token_count = static_cast<int64_t>(request.tokens.size());
   return std::min(token_count - request.logit_count,
                   std::max<int64_t>(0, token_count - kSaliencyQueries));
 }
 
-std::vector<RopePosition> rope_positions(const ForwardRequest& request) {
-  if (!request.rope.empty()) return {request.rope.begin(), request.rope.end()};
-  std::vector<RopePosition> positions(request.tokens.size());
-  auto next = static_cast<int32_t>(request.position + request.rope_delta);
-  for (RopePosition& at : positions) {
-    at = {next, next, next};
-    ++next;
+std::vector<RopePosition> rope_positions(ForwardBatch batch) {
+  std::vector<RopePosition> positions;
+  for (const ForwardRequest& request : batch) {
+    positions.insert(positions.end(), request.rope.begin(), request.rope.end());
+    if (!request.rope.empty()) continue;
+    auto next = static_cast<int32_t>(request.position + request.rope_delta);
+    for (size_t i = 0; i < request.tokens.size(); ++i, ++next)
+      positions.push_back({next, next, next});
   }
   return positions;
 }

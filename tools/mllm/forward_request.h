@@ -28,15 +28,25 @@ struct ForwardRequest {
   bool ends_window = false;       // see AttendRequest
 };
 
-// Errors: kInvalidArgument, naming what does not fit the model.
+// Requests of different sequences that go through the model together: one pass over the weights
+// for all. More than one have at most kBatchTokensMax tokens in all, and are steps: tokens without
+// visual rows that end no window.
+using ForwardBatch = std::span<const ForwardRequest>;
+inline constexpr int64_t kBatchTokensMax = 256;
+
+// Errors: kInvalidArgument, naming what does not fit the model, or a batch.
 Status validate(const ForwardRequest& request, const ModelConfig& config);
+Status validate(ForwardBatch batch, const ModelConfig& config);
+
+int64_t token_count(ForwardBatch batch);
+int64_t logit_count(ForwardBatch batch);
 
 // Past the last layer only the tokens whose logits are asked for go on, but its attention needs the
 // queries that the cache ranks visual tokens by: the first token whose query goes there.
 int64_t first_query_of_last_layer(const ForwardRequest& request);
 
-// The positions of all tokens of a valid request.
-std::vector<RopePosition> rope_positions(const ForwardRequest& request);
+// The positions of all tokens of valid requests, one request after another.
+std::vector<RopePosition> rope_positions(ForwardBatch batch);
 
 // Errors: kInvalidArgument for a picture or video whose values are not as VisualInput says.
 Status validate_images(std::span<const VisualInput> images, const VisionConfig& vision);

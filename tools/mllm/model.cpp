@@ -34,8 +34,12 @@ Result<std::vector<float>> Model::encode_images(std::span<const VisualInput> ima
 
 Result<std::vector<float>> Model::forward(Cache& cache, const ForwardRequest& request,
                                           const Watch& watch) {
-  VKV_TRY(validate(request, config_));
-  return backend_->forward(cache, request, watch);
+  return forward(cache, ForwardBatch(&request, 1), watch);
+}
+
+Result<std::vector<float>> Model::forward(Cache& cache, ForwardBatch batch, const Watch& watch) {
+  VKV_TRY(validate(batch, config_));
+  return backend_->forward(cache, batch, watch);
 }
 
 }  // namespace vkv

@@ -27,8 +27,8 @@ class ModelBackend {
   // At least one image, and only if the checkpoint has vision.
   virtual Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                                    const Watch& watch) = 0;
-  virtual Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
-                                             const Watch& watch) = 0;
+  virtual Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch,
+                                             const Watch& watch) = 0;  // of a valid batch
 };
 
 // The checkpoint is read during the call only. Errors: those of Weights::floats, naming the tensor.

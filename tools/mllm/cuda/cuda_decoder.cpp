@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/trace_range.h"
+#include "tools/mllm/batch_attention.h"
 #include "tools/mllm/model_tensors.h"
 #include "tools/mllm/rope.h"
 
@@ -163,32 +164,33 @@ Status CudaDecoder<T>::reserve_logits(int64_t rows) {
 
 // Token ids and positions go up in one copy; visual rows, run by run, to where they belong.
 template <class T>
-Status CudaDecoder<T>::embed(const ForwardRequest& request) {
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
+Status CudaDecoder<T>::embed(ForwardBatch batch) {
+  const int64_t tokens = token_count(batch);
   const int64_t hidden = text_.hidden;
   const cudaStream_t stream = context_->stream();
   int32_t* const host = buffers_.pinned_inputs.data();
-  const std::vector<RopePosition> positions = rope_positions(request);
-  for (int64_t i = 0; i < token_count; ++i) {
-    const RopePosition& at = positions[static_cast<size_t>(i)];
-    host[i] = request.tokens[static_cast<size_t>(i)];
-    host[token_count + i] = at.time;
-    host[2 * token_count + i] = at.row;
-    host[3 * token_count + i] = at.column;
+  int32_t* next = host;
+  for (const ForwardRequest& request : batch)
+    next = std::copy(request.tokens.begin(), request.tokens.end(), next);
+  for (const RopePosition& at : rope_positions(batch)) {
+    next[0] = at.time;
+    next[tokens] = at.row;
+    next[2 * tokens] = at.column;
+    ++next;
   }
-  VKV_TRY(copy_async(buffers_.inputs.data(), host, static_cast<size_t>(4 * token_count), stream));
+  VKV_TRY(copy_async(buffers_.inputs.data(), host, static_cast<size_t>(4 * tokens), stream));
   VKV_TRY(launch_embed<T>({.table = embedding_.data(),
                            .tokens = buffers_.inputs.data(),
                            .x = buffers_.x.data(),
-                           .rows = token_count,
+                           .rows = tokens,
                            .columns = text_.hidden,
                            .image_token = config_.image_token,
                            .video_token = config_.video_token},
                           stream));
-  const float* visual = request.visual.data();
-  for (int64_t begin = 0; begin < token_count;) {
+  const float* visual = batch[0].visual.data();  // a batch of several has none
+  for (int64_t begin = 0; begin < tokens;) {
     int64_t end = begin;
-    while (end < token_count && config_.is_visual(host[end])) ++end;
+    while (end < tokens && config_.is_visual(host[end])) ++end;
     const auto values = static_cast<size_t>((end - begin) * hidden);
     if (values > 0) {
       VKV_TRY(copy_async(buffers_.x.data() + begin * hidden, visual, values, stream));
@@ -231,22 +233,16 @@ Status CudaDecoder<T>::project_qkv(const Layer& layer, int64_t token_count, cons
   });
 }
 
-// K and V of all tokens go to the cache; the queries are those of the tokens from `first` on.
+// K and V of all tokens go to the cache, but only queries from row `first` on.
 template <class T>
-Status CudaDecoder<T>::attend(Cache& cache, int layer, const ForwardRequest& request,
-                              int64_t first) {
-  const int token_count = static_cast<int>(request.tokens.size());
-  VKV_TRY(cache.append(layer, {.sequence = request.sequence,
-                               .token_count = token_count,
-                               .k = buffers_.k.data(),
-                               .v = buffers_.v.data(),
-                               .roles = request.roles}));
-  const AttendRequest attend_request = {.sequence = request.sequence,
-                                        .q_len = token_count - static_cast<int>(first),
-                                        .q = buffers_.q.data() + first * q_width(),
-                                        .out = buffers_.attended.data() + first * q_width(),
-                                        .ends_window = request.ends_window};
-  return cache.attend(layer, {&attend_request, 1});
+Status CudaDecoder<T>::attend(Cache& cache, int layer, ForwardBatch batch, int64_t first) {
+  return append_and_attend(cache, layer, batch, first,
+                           {.q = buffers_.q.data(),
+                            .k = buffers_.k.data(),
+                            .v = buffers_.v.data(),
+                            .out = buffers_.attended.data(),
+                            .q_width = q_width(),
+                            .kv_width = kv_width()});
 }
 
 // Output projection and MLP of the tokens [first, token_count).
@@ -329,28 +325,29 @@ template <class T>
 Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardRequest& request,
                                                const Watch& watch) {
   const TraceRange trace("prefill");
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
-  const int64_t first_logit = token_count - request.logit_count;
-  VKV_TRY(reserve_buffers(token_count));
-  VKV_TRY(embed(request));
+  const ForwardBatch batch(&request, 1);
+  const int64_t tokens = token_count(batch);
+  const int64_t first_logit = tokens - request.logit_count;
+  VKV_TRY(reserve_buffers(tokens));
+  VKV_TRY(embed(batch));
 
-  const auto total = static_cast<uint64_t>(token_count) * layers_.size();
+  const auto total = static_cast<uint64_t>(tokens) * layers_.size();
   for (size_t index = 0; index < layers_.size(); ++index) {
-    VKV_TRY(project_qkv(layers_[index], token_count, watch));
+    VKV_TRY(project_qkv(layers_[index], tokens, watch));
     const bool is_last = index + 1 == layers_.size();
     const int64_t first_query = is_last ? first_query_of_last_layer(request) : 0;
-    VKV_TRY(attend(cache, static_cast<int>(index), request, first_query));
-    VKV_TRY(finish_layer(layers_[index], is_last ? first_logit : 0, token_count, watch));
-    if (token_count >= kWatchedTokens) VKV_TRY(synchronize(context_->stream()));
-    watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
+    VKV_TRY(attend(cache, static_cast<int>(index), batch, first_query));
+    VKV_TRY(finish_layer(layers_[index], is_last ? first_logit : 0, tokens, watch));
+    if (tokens >= kWatchedTokens) VKV_TRY(synchronize(context_->stream()));
+    watch.report(static_cast<uint64_t>(tokens) * (index + 1), total);
   }
   return logits(first_logit, request.logit_count);
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::forward(Cache& cache, const ForwardRequest& request,
+Result<std::vector<float>> CudaDecoder<T>::forward(Cache& cache, ForwardBatch batch,
                                                    const Watch& watch) {
-  auto result = is_step(request) ? run_step(cache, request, watch) : run(cache, request, watch);
+  auto result = is_step(batch) ? run_step(cache, batch, watch) : run(cache, batch[0], watch);
   const Status finished = synchronize(context_->stream());
   // What the cache found late comes before what it led to.
   VKV_TRY(cache.settle());

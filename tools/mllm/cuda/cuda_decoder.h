@@ -35,17 +35,16 @@ class CudaDecoder {
   static Result<CudaDecoder> random(const TextConfig& text, CudaContext* context,
                                     CudaWeights& device_weights);
 
-  // As Model::forward, of a valid request. Progress counts tokens x layers. When it returns, also
+  // As Model::forward, of a valid batch. Progress counts tokens x layers. When it returns, also
   // with an error, nothing that it queued is left. Takes GPU memory only for more tokens than ever
   // before.
-  Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
-                                     const Watch& watch);
+  Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch, const Watch& watch);
 
   // For measuring and tests. Weights that a step of one token reads: all, but of the embedding one
   // row.
   uint64_t step_weight_bytes() const;
-  // Queues the products of a step of one token, alone.
-  Status queue_products();
+  // Queues the products of a step of so many tokens, alone.
+  Status queue_products(int64_t rows);
   // Where set, each step records kTime events on the stream: before and after each attention.
   void set_marks(std::vector<CudaEvent>* marks) { marks_ = marks; }
   void set_graphs(bool use) { use_graphs_ = use; }
@@ -89,9 +88,9 @@ class CudaDecoder {
   Status load_rope(CudaWeights& device_weights);
 
   Status reserve_buffers(int64_t token_count);
-  Status embed(const ForwardRequest& request);
+  Status embed(ForwardBatch batch);
   Status project_qkv(const Layer& layer, int64_t token_count, const Watch& watch);
-  Status attend(Cache& cache, int layer, const ForwardRequest& request, int64_t first);
+  Status attend(Cache& cache, int layer, ForwardBatch batch, int64_t first);
   Status finish_layer(const Layer& layer, int64_t first, int64_t token_count, const Watch& watch);
   Status normalise(const CudaArray<float>& weight, const float* x, int64_t rows);
   Status project_out(const Layer& layer, const float* attended, float* x, int64_t rows);
@@ -102,12 +101,11 @@ class CudaDecoder {
   Result<std::vector<float>> run(Cache& cache, const ForwardRequest& request, const Watch& watch);
 
   // Steps (cuda_step.cpp).
-  bool is_step(const ForwardRequest& request) const;
-  Result<std::vector<float>> run_step(Cache& cache, const ForwardRequest& request,
-                                      const Watch& watch);
-  Status run_piece(StepGraphs& graphs, size_t index, const ForwardRequest& request);
+  bool is_step(ForwardBatch batch) const;
+  Result<std::vector<float>> run_step(Cache& cache, ForwardBatch batch, const Watch& watch);
+  Status run_piece(StepGraphs& graphs, size_t index, ForwardBatch batch);
   // What stands before the attention of layer `index`, or behind that of the last.
-  Status queue_piece(size_t index, const ForwardRequest& request);
+  Status queue_piece(size_t index, ForwardBatch batch);
   Status mark();
 
   int64_t q_width() const { return int64_t{text_.q_heads} * text_.head_dim; }

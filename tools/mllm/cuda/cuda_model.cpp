@@ -42,10 +42,10 @@ class CudaModel : public ModelBackend {
     return vision_->encode(images, watch);
   }
 
-  Result<std::vector<float>> forward(Cache& cache, const ForwardRequest& request,
+  Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch,
                                      const Watch& watch) override {
     VKV_TRY(context_->use());
-    return decoder_->forward(cache, request, watch);
+    return decoder_->forward(cache, batch, watch);
   }
 
  private:

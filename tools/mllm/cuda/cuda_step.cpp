@@ -3,14 +3,15 @@
 #include <algorithm>
 
 #include "kernels/trace_range.h"
+#include "tools/mllm/batch_attention.h"
 #include "tools/mllm/cuda/cuda_decoder.h"
 
 namespace vkv {
 
 template <class T>
-bool CudaDecoder<T>::is_step(const ForwardRequest& request) const {
-  return static_cast<int64_t>(request.tokens.size()) <= kFewRows && request.visual.empty() &&
-         !request.ends_window;
+bool CudaDecoder<T>::is_step(ForwardBatch batch) const {
+  return batch.size() > 1 ||
+         (token_count(batch) <= kFewRows && batch[0].visual.empty() && !batch[0].ends_window);
 }
 
 template <class T>
@@ -22,32 +23,32 @@ Status CudaDecoder<T>::mark() {
 }
 
 template <class T>
-Status CudaDecoder<T>::queue_piece(size_t index, const ForwardRequest& request) {
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
+Status CudaDecoder<T>::queue_piece(size_t index, ForwardBatch batch) {
+  const int64_t tokens = token_count(batch);
   if (index == 0) {
-    VKV_TRY(embed(request));
+    VKV_TRY(embed(batch));
   } else {
-    VKV_TRY(finish_layer(layers_[index - 1], 0, token_count, {}));
+    VKV_TRY(finish_layer(layers_[index - 1], 0, tokens, {}));
   }
-  if (index < layers_.size()) return project_qkv(layers_[index], token_count, {});
-  if (request.logit_count == 0) return {};
-  VKV_TRY(head(0, token_count));
+  if (index < layers_.size()) return project_qkv(layers_[index], tokens, {});
+  if (logit_count(batch) == 0) return {};
+  VKV_TRY(head(0, tokens));
   return copy_async(buffers_.pinned_logits.data(), buffers_.logits.data(),
-                    static_cast<size_t>(token_count * text_.vocabulary), context_->stream());
+                    static_cast<size_t>(tokens * text_.vocabulary), context_->stream());
 }
 
 template <class T>
-Status CudaDecoder<T>::run_piece(StepGraphs& graphs, size_t index, const ForwardRequest& request) {
+Status CudaDecoder<T>::run_piece(StepGraphs& graphs, size_t index, ForwardBatch batch) {
   // The first piece has what comes from the host; a step without logits is no decode step.
-  const bool as_graph = use_graphs_ && graphs.ran && index > 0 && request.logit_count > 0;
-  if (!as_graph) return queue_piece(index, request);
+  const bool as_graph = use_graphs_ && graphs.ran && index > 0 && logit_count(batch) > 0;
+  if (!as_graph) return queue_piece(index, batch);
 
   CudaGraphExec& piece = graphs.pieces[index];
   if (piece.get() == nullptr) {
     const cudaStream_t stream = context_->stream();
     VKV_TRY(cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                         "cudaStreamBeginCapture"));
-    const Status queued = queue_piece(index, request);
+    const Status queued = queue_piece(index, batch);
     cudaGraph_t captured = nullptr;
     const Status ended =
         cuda_status(cudaStreamEndCapture(stream, &captured), "cudaStreamEndCapture");
@@ -63,32 +64,32 @@ Status CudaDecoder<T>::run_piece(StepGraphs& graphs, size_t index, const Forward
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::run_step(Cache& cache, const ForwardRequest& request,
+Result<std::vector<float>> CudaDecoder<T>::run_step(Cache& cache, ForwardBatch batch,
                                                     const Watch& watch) {
   const TraceRange trace("step");
-  const auto token_count = static_cast<int64_t>(request.tokens.size());
+  const int64_t tokens = token_count(batch);
   VKV_TRY(watch.check());
-  VKV_TRY(reserve_buffers(token_count));
-  VKV_TRY(reserve_logits(kFewRows));
-  StepGraphs& graphs = step_graphs_[token_count];
+  VKV_TRY(reserve_buffers(tokens));
+  VKV_TRY(reserve_logits(std::max(tokens, kFewRows)));
+  StepGraphs& graphs = step_graphs_[tokens];
   graphs.pieces.resize(layers_.size() + 1);
 
-  const auto total = static_cast<uint64_t>(token_count) * layers_.size();
+  const auto total = static_cast<uint64_t>(tokens) * layers_.size();
   for (size_t index = 0; index < layers_.size(); ++index) {
     const TraceRange layer_trace("layer");
     VKV_TRY(watch.check());
-    VKV_TRY(run_piece(graphs, index, request));
+    VKV_TRY(run_piece(graphs, index, batch));
     VKV_TRY(mark());
-    VKV_TRY(attend(cache, static_cast<int>(index), request, 0));
+    VKV_TRY(attend(cache, static_cast<int>(index), batch, 0));
     VKV_TRY(mark());
-    watch.report(static_cast<uint64_t>(token_count) * (index + 1), total);
+    watch.report(static_cast<uint64_t>(tokens) * (index + 1), total);
   }
-  VKV_TRY(run_piece(graphs, layers_.size(), request));
-  graphs.ran = graphs.ran || request.logit_count > 0;
+  VKV_TRY(run_piece(graphs, layers_.size(), batch));
+  graphs.ran = graphs.ran || logit_count(batch) > 0;
   VKV_TRY(mark());
   VKV_TRY(synchronize(context_->stream()));
-  const float* const end = buffers_.pinned_logits.data() + token_count * text_.vocabulary;
-  return std::vector<float>(end - int64_t{request.logit_count} * text_.vocabulary, end);
+  const auto values = static_cast<size_t>(tokens * text_.vocabulary);
+  return asked_logits(batch, {buffers_.pinned_logits.data(), values}, text_.vocabulary);
 }
 
 template <class T>
@@ -102,29 +103,29 @@ uint64_t CudaDecoder<T>::step_weight_bytes() const {
 }
 
 template <class T>
-Status CudaDecoder<T>::queue_products() {
-  VKV_TRY(reserve_buffers(1));
-  VKV_TRY(reserve_logits(kFewRows));
+Status CudaDecoder<T>::queue_products(int64_t rows) {
+  VKV_TRY(reserve_buffers(rows));
+  VKV_TRY(reserve_logits(std::max(rows, kFewRows)));
   CublasProducts& products = context_->products();
   T* const normed = buffers_.normed.data();
   for (const Layer& layer : layers_) {
-    VKV_TRY(layer.qkv.run(normed, 1, buffers_.qkv.data(), products));
-    VKV_TRY(project_out(layer, buffers_.attended.data(), buffers_.x.data(), 1));
-    VKV_TRY(gate(layer, 1));
-    VKV_TRY(layer.down.run_add(buffers_.gated.data(), 1, buffers_.x.data(), products));
+    VKV_TRY(layer.qkv.run(normed, rows, buffers_.qkv.data(), products));
+    VKV_TRY(project_out(layer, buffers_.attended.data(), buffers_.x.data(), rows));
+    VKV_TRY(gate(layer, rows));
+    VKV_TRY(layer.down.run_add(buffers_.gated.data(), rows, buffers_.x.data(), products));
   }
-  return head(0, 1);
+  return head(0, rows);
 }
 
 using Logits = Result<std::vector<float>>;
 using Bf16 = __nv_bfloat16;
-template bool CudaDecoder<float>::is_step(const ForwardRequest&) const;
-template bool CudaDecoder<Bf16>::is_step(const ForwardRequest&) const;
-template Logits CudaDecoder<float>::run_step(Cache&, const ForwardRequest&, const Watch&);
-template Logits CudaDecoder<Bf16>::run_step(Cache&, const ForwardRequest&, const Watch&);
+template bool CudaDecoder<float>::is_step(ForwardBatch) const;
+template bool CudaDecoder<Bf16>::is_step(ForwardBatch) const;
+template Logits CudaDecoder<float>::run_step(Cache&, ForwardBatch, const Watch&);
+template Logits CudaDecoder<Bf16>::run_step(Cache&, ForwardBatch, const Watch&);
 template uint64_t CudaDecoder<float>::step_weight_bytes() const;
 template uint64_t CudaDecoder<Bf16>::step_weight_bytes() const;
-template Status CudaDecoder<float>::queue_products();
-template Status CudaDecoder<Bf16>::queue_products();
+template Status CudaDecoder<float>::queue_products(int64_t);
+template Status CudaDecoder<Bf16>::queue_products(int64_t);
 
 }  // namespace vkv
