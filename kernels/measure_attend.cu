@@ -209,18 +209,21 @@ Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options
                            .engine = backend ? std::string(backend->name()) : ""};
 }
 
-Result<double> measure_read_speed(Tier tier) {
+Result<double> measure_read_speed(Tier tier, const std::function<void(bool)>& timing) {
   VKV_TRY_ASSIGN(stream, make_stream());
   VKV_TRY_ASSIGN(bytes, CudaArray<uint4>::make(kReadBytes / sizeof(uint4), memory_of(tier)));
   VKV_TRY_ASSIGN(sum, CudaArray<uint32_t>::make(1));
   VKV_TRY(
       cuda_status(cudaMemsetAsync(bytes.data(), 1, kReadBytes, stream.get()), "cudaMemsetAsync"));
-  VKV_TRY_ASSIGN(seconds, median_seconds(stream.get(), [&]() -> Status {
-                   read_all<<<132 * 4, kThreads, 0, stream.get()>>>(bytes.data(), bytes.size(),
-                                                                    sum.data());
-                   return launch_status("read_all");
-                 }));
-  return static_cast<double>(kReadBytes) / seconds;
+  VKV_TRY(synchronize(stream.get()));
+  if (timing) timing(true);
+  const Result<double> seconds = median_seconds(stream.get(), [&]() -> Status {
+    read_all<<<132 * 4, kThreads, 0, stream.get()>>>(bytes.data(), bytes.size(), sum.data());
+    return launch_status("read_all");
+  });
+  if (timing) timing(false);
+  VKV_TRY(seconds.status());
+  return static_cast<double>(kReadBytes) / seconds.value();
 }
 
 }  // namespace vkv

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "vkv/options.h"
@@ -37,7 +38,8 @@ Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions& options
 
 constexpr bool is_prefill(const AttendMeasurementOptions& options) { return options.q_len > 16; }
 
-// Bytes per second that a plain kernel reads from a tier: kHbm or kDram. Median. Errors: as above.
-Result<double> measure_read_speed(Tier tier);
+// Bytes per second that a plain kernel reads from a tier: kHbm or kDram. Median. `timing`, if any,
+// is called with true before what is timed, and with false behind it. Errors: as above.
+Result<double> measure_read_speed(Tier tier, const std::function<void(bool)>& timing = {});
 
 }  // namespace vkv

@@ -10,6 +10,6 @@ Status absent() { return {Code::kUnsupported, "built without CUDA (VKV_CUDA=OFF)
 }  // namespace
 
 Result<AttendMeasurement> measure_attend(const AttendMeasurementOptions&) { return absent(); }
-Result<double> measure_read_speed(Tier) { return absent(); }
+Result<double> measure_read_speed(Tier, const std::function<void(bool)>&) { return absent(); }
 
 }  // namespace vkv

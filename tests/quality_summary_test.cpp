@@ -9,6 +9,7 @@
 #include "tests/llava_golden.h"
 #include "tools/mllm/media.h"
 #include "tools/quality/quality_report.h"
+#include "tools/vkv/html.h"
 
 namespace vkv {
 namespace {

@@ -21,7 +21,4 @@ std::string quality_report(const QualityFacts& facts,
                            std::span<const ConfigurationSummary> summaries,
                            std::string_view script);
 
-// For text between tags and in quoted attributes: & < > " '.
-std::string escape_html(std::string_view text);
-
 }  // namespace vkv

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cpu/cpu_backend.h"
+#include "tools/mllm/forward_request.h"
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/model_shapes.h"
 
@@ -27,7 +28,10 @@ Examples:
   vkv bench attend --tokens 32768 --q-len 2048 --torch python3
   vkv bench decode               a step of Qwen2.5-7B with 32K tokens in its cache, on a GPU
   vkv bench decode --model llava-1.5-7b --tokens 8192 --preset exact
-  vkv bench cpu                  the same by the CPU, from DRAM
+  vkv bench decode --preset balanced,visual1 --tokens 8192,131072 --batch 1,4
+                   --paths stream,cpu,split --report decode.html
+  vkv bench prefill              a prompt of 32K tokens until its first logits, on a GPU
+  vkv bench cpu                  attention by the CPU, from DRAM
   vkv bench store --folder /mnt/nvme
                                  the NVMe tier against a plain loop over io_uring)";
 
@@ -64,7 +68,15 @@ one token a step:
   step              median, from the call until the logits are in host memory
   attention         append and attend in all layers, by CUDA events
   products          with weights, one behind another without what stands between; the rest is that
-Kernels between attentions run as CUDA graphs; the last line is without.)";
+Kernels between attentions run as CUDA graphs; the last line is without.
+
+Lists (--preset, --tokens, --batch, --paths) give a line for each combination:
+  resident   all blocks in HBM
+  zero-copy  none there: the GPU reads them through the link while it attends
+  stream     the same, and copies are made ahead while weights are read
+  cpu        the CPU attends to all of them
+  split      all three at once, as measured times say
+The trace opens in chrome://tracing or ui.perfetto.dev; it needs the toolkit's CUPTI.)";
 
 void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   CLI::App* decode = command.add_subcommand("decode", "A decode step of a whole model");
@@ -77,18 +89,63 @@ void add_decode(CLI::App& command, BenchDecodeArguments& a) {
   const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
     decode->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
   };
-  number("--tokens", a.tokens, 256, 1 << 24, "Tokens in the cache");
+  const auto numbers = [&](const char* flag, std::vector<int>& values, int least, int most,
+                           const char* what) {
+    decode->add_option(flag, values, what)
+        ->delimiter(',')
+        ->check(CLI::Range(least, most))
+        ->capture_default_str();
+  };
+  numbers("--tokens", a.tokens, 256, 1 << 24, "Tokens in the cache, of each sequence");
+  numbers("--batch", a.batches, 1, kBatchTokensMax, "Sequences that step together");
+  decode
+      ->add_option("--paths", a.paths,
+                   "How blocks may be read: resident, zero-copy, stream, cpu, split (default: "
+                   "by the flags for HBM)")
+      ->delimiter(',');
   number("--text-tokens", a.text_tokens, 0, 1 << 24, "Of them, text; the rest is visual");
   number("--steps", a.steps, 1, 1 << 20, "Steps; the median counts");
   number("--recent-tokens", a.recent_tokens, 16, 4096, "Newest tokens kept at 16 bit");
   add_hbm_flags(*decode, a.hbm, "");
-  CLI::Option* preset = decode->add_option("--preset", a.preset, "Precision preset")
-                            ->type_name("NAME")
-                            ->capture_default_str();
-  decode->add_option("--policy", a.policy, "Precision by codecs (i4/i2) or from a file")
-      ->type_name("FILE")
-      ->excludes(preset);
+  decode
+      ->add_option("--preset,--policy", a.precisions, "Precision: presets, codecs (i4/i2) or files")
+      ->type_name("NAME")
+      ->delimiter(',')
+      ->capture_default_str();
+  decode->add_option("--trace", a.trace, "Write a Chrome trace of some steps (one combination)")
+      ->type_name("FILE");
+  number("--trace-steps", a.trace_steps, 1, 1000, "So many steps");
+  decode->add_option("--report", a.report, "Write tables and plots as HTML")->type_name("FILE");
   decode->add_flag("--json", a.json, "Print as JSON");
+}
+
+constexpr const char* kPrefillAbout = R"(
+A decoder with random weights of a model's shapes takes a prompt, with all blocks in HBM and with
+none there (they leave for DRAM while the prompt is computed), and a question behind a fork of it:
+  first     the process's first prompt, which takes memory and loads kernels
+  prompt    median of the following ones, each a new sequence, until the logits are in host memory
+  of HBM    that time against that with all blocks in HBM
+  question  until the logits behind it are there; it reads all blocks once, wherever they lie)";
+
+void add_prefill(CLI::App& command, BenchPrefillArguments& a) {
+  CLI::App* prefill = command.add_subcommand("prefill", "A prompt, and a question behind it");
+  prefill->footer(kPrefillAbout);
+  prefill->add_option("--model", a.model, "Shapes of: " + model_shape_names())
+      ->capture_default_str();
+  prefill
+      ->add_option("--preset,--policy", a.precisions, "Precision: presets, codecs (i4/i2) or files")
+      ->type_name("NAME")
+      ->delimiter(',')
+      ->capture_default_str();
+  const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
+    prefill->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
+  };
+  number("--tokens", a.tokens, 256, 1 << 20, "Tokens of the prompt");
+  number("--text-tokens", a.text_tokens, 0, 1 << 20, "Of them, text; the rest is visual");
+  number("--question-tokens", a.question_tokens, 1, 4096, "Tokens of the question");
+  number("--rounds", a.rounds, 1, 100, "Prompts; the median counts");
+  add_hbm_flags(*prefill, a.hbm, "");
+  prefill->add_flag("--json", a.json, "Print as JSON");
 }
 
 constexpr const char* kCpuAbout = R"(
@@ -195,6 +252,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
 
   add_attend(command, arguments.attend);
   add_decode(command, arguments.decode);
+  add_prefill(command, arguments.prefill);
   add_cpu(command, arguments.cpu);
   add_store(command, arguments.store);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
@@ -224,6 +282,7 @@ int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   Status status;
   if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
   if (command.got_subcommand("decode")) status = bench_decode(arguments.decode);
+  if (command.got_subcommand("prefill")) status = bench_prefill(arguments.prefill);
   if (command.got_subcommand("cpu")) status = bench_cpu(arguments.cpu);
   if (command.got_subcommand("store")) status = bench_store(arguments.store);
   if (command.got_subcommand("encode"))

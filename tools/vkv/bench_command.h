@@ -6,6 +6,7 @@
 #include "tools/vkv/bench_cpu.h"
 #include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
+#include "tools/vkv/bench_prefill.h"
 #include "tools/vkv/bench_store.h"
 
 namespace CLI {
@@ -17,6 +18,7 @@ namespace vkv {
 struct BenchArguments {
   BenchAttendArguments attend;
   BenchDecodeArguments decode;
+  BenchPrefillArguments prefill;
   BenchCpuArguments cpu;
   BenchEncodeArguments encode;
   BenchStoreArguments store;

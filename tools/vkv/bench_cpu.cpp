@@ -19,11 +19,11 @@
 #include "cpu/crew.h"
 #include "cpu/measure_tile.h"
 #include "cpu/parallel.h"
-#include "cpu/read_memory.h"
 #include "cpu/threads.h"
 #include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
 #include "tools/vkv/cpu_records.h"
+#include "tools/vkv/dram_reader.h"
 #include "tools/vkv/policy_file.h"
 #include "tools/vkv/torch_attention.h"
 
@@ -31,28 +31,6 @@ namespace vkv {
 namespace {
 
 constexpr uint64_t kRecordBytes = uint64_t{768} << 20;  // several times any L3
-constexpr size_t kReadBytes = size_t{1} << 30;
-constexpr size_t kReadPiece = size_t{1} << 20;
-
-// Bytes a second that so many threads read of memory which they touched first.
-double read_speed(int threads, int repetitions) {
-  const BenchMemory memory = allocate_for_bench(kReadBytes);
-  advise_huge_pages(memory.get(), kReadBytes);
-  tbb::task_arena arena(threads);
-  const auto over_pieces = [&](const auto& body) {
-    arena.execute([&] { parallel_tasks(kReadBytes / kReadPiece, 1e9, body); });
-  };
-  over_pieces([&](size_t i) {
-    std::fill_n(memory.get() + i * kReadPiece, kReadPiece, static_cast<std::byte>(i));
-  });
-  const auto xor_of = cpu_has_avx512() ? avx512::xor_of : avx2::xor_of;
-  std::atomic<uint64_t> sum = 0;
-  const double seconds = median_seconds(repetitions, [&] {
-    over_pieces([&](size_t i) { sum += xor_of(memory.get() + i * kReadPiece, kReadPiece); });
-  });
-  if (sum == 1) std::fputs("", stderr);  // so that the sums are made
-  return static_cast<double>(kReadBytes) / seconds;
-}
 
 // Seconds until all of so many threads came, saw each other, and were back, when they had nothing
 // to do for a while. Gives up on threads that do not come.
@@ -154,7 +132,7 @@ struct Limits {
 
 Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape) {
   Limits limits = {.threads = worker_threads(arguments.threads)};
-  limits.read_speed = read_speed(limits.threads, arguments.repetitions);
+  limits.read_speed = DramReader(limits.threads).speed(arguments.repetitions);
   for (const int idle_us : {0, 100, 1000})
     limits.fan.emplace_back(
         idle_us, fan_seconds(arguments, limits.threads, std::chrono::microseconds(idle_us)));
@@ -175,7 +153,7 @@ void print_head(const BenchCpuArguments& a, const Limits& limits) {
       "shape    {} query and {} KV heads x {} channels, {} x {} tokens, {} queries each\n"
       "read     {:.1f} GB/s ({} threads that only read {})\n",
       a.q_heads, a.kv_heads, a.head_dim, a.batch, a.tokens, a.q_len, limits.read_speed / 1e9,
-      limits.threads, byte_size_text(kReadBytes));
+      limits.threads, byte_size_text(DramReader::kBytes));
   fmt::print("wake     {} threads there and back:", limits.threads);
   for (const auto& [idle_us, seconds] : limits.fan)
     fmt::print(" {:.1f} us after {} us{}", seconds * 1e6, idle_us,

@@ -1,116 +1,171 @@
-// bench_decode.cpp: prints what tools/mllm/cuda/measure_decode.h measured.
+// bench_decode.cpp: every combination that is asked for, one after another.
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/vkv/bench_decode.h"
 
 #include <fmt/format.h>
 
+#include <atomic>
+#include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "cpu/threads.h"
 #include "kernels/gpu_devices.h"
-#include "tools/mllm/cuda/measure_decode.h"
+#include "kernels/measure_attend.h"
+#include "tools/quality/quality_report.h"
+#include "tools/vkv/chrome_trace.h"
+#include "tools/vkv/decode_rows.h"
+#include "tools/vkv/dram_reader.h"
 #include "tools/vkv/model_shapes.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
 namespace {
 
-void print(const BenchDecodeArguments& arguments, const std::string& device,
-           const DecodeMeasurement& measured) {
-  const auto ms = [](double seconds) { return seconds * 1e3; };
-  const auto gb = [](uint64_t bytes) { return static_cast<double>(bytes) * 1e-9; };
-  const double other = measured.seconds - measured.attention_seconds - measured.products_seconds;
-  const auto share = [&](double seconds) { return 100 * seconds / measured.seconds; };
-  fmt::print("device    {}\n", device);
-  fmt::print("model     {}, random weights of bf16\n", arguments.model);
-  fmt::print("cache     {} tokens, {} of them visual, {}: {:.2f} bits a value\n", arguments.tokens,
-             arguments.tokens - arguments.text_tokens,
-             arguments.policy.empty() ? arguments.preset : arguments.policy,
-             measured.bits_per_value);
-  fmt::print("read      {:.0f} GB/s (a kernel that only reads device memory)\n\n",
-             measured.read_bytes_per_second * 1e-9);
-  fmt::print("weights   {:8.3f} GB a step\n", gb(measured.weight_bytes));
-  fmt::print("K and V   {:8.3f} GB a step\n", gb(measured.kv_bytes));
-  if (measured.dram_bytes > 0) {
-    fmt::print("  in DRAM {:8.3f} GB; the link reads {:.1f} GB/s (a kernel that only reads)\n",
-               gb(measured.dram_bytes), measured.link_bytes_per_second * 1e-9);
-    const auto steps = static_cast<double>(arguments.steps);
-    const auto part = [&](const char* who, uint64_t bytes, double rate) {
-      if (bytes == 0) return;
-      fmt::print("    {:<21} {:8.3f} GB", who, static_cast<double>(bytes) / steps * 1e-9);
-      if (rate > 0) fmt::print(" at {:.1f} GB/s", rate * 1e-9);
-      fmt::print("\n");
-    };
-    part("copied ahead", measured.ahead_read_bytes, measured.ahead_read_rate);
-    part("by the GPU, attending", measured.link_read_bytes, measured.link_read_rate);
-    part("by the CPU", measured.host_read_bytes, measured.host_read_rate);
-  }
-  fmt::print("bound     {:8.3f} ms  (these bytes at {})\n", ms(measured.bound_seconds()),
-             measured.dram_bytes > 0 ? "the speeds of HBM, the link and the CPU" : "that speed");
-  fmt::print("step      {:8.3f} ms  {:.3f} of the bound (median of {}; slowest {:.3f} ms)\n",
-             ms(measured.seconds), measured.seconds / measured.bound_seconds(), arguments.steps,
-             ms(measured.seconds_max));
-  fmt::print("  attention {:6.3f} ms  {:.1f} %\n", ms(measured.attention_seconds),
-             share(measured.attention_seconds));
-  fmt::print("  products  {:6.3f} ms  {:.1f} %, {:.1f} % of read; by cuBLASLt {:.3f} ms\n",
-             ms(measured.products_seconds), share(measured.products_seconds),
-             100 * static_cast<double>(measured.weight_bytes) / measured.products_seconds /
-                 measured.read_bytes_per_second,
-             ms(measured.cublas_seconds));
-  fmt::print("  rest      {:6.3f} ms  {:.1f} %\n", ms(other), share(other));
-  fmt::print("without CUDA graphs {:.3f} ms\n", ms(measured.seconds_plain));
+using Clock = std::chrono::steady_clock;
+
+Result<ReadSpeeds> measure_speeds() {
+  ReadSpeeds speeds;
+  VKV_TRY_ASSIGN(hbm, measure_read_speed(Tier::kHbm));
+  VKV_TRY_ASSIGN(link, measure_read_speed(Tier::kDram));
+  speeds.hbm = hbm;
+  speeds.link = link;
+  speeds.threads = usable_threads();
+  DramReader reader(speeds.threads);
+  speeds.cpu = reader.speed(7);
+
+  std::atomic<bool> stop = false;
+  std::thread beside;
+  const auto timing = [&](bool begins) {
+    if (!begins) {
+      stop = true;
+      return beside.join();
+    }
+    beside = std::thread([&] {
+      const auto begin = Clock::now();
+      const uint64_t bytes = reader.read_until(stop);
+      const std::chrono::duration<double> taken = Clock::now() - begin;
+      speeds.cpu_together = static_cast<double>(bytes) / taken.count();
+    });
+  };
+  VKV_TRY_ASSIGN(together, measure_read_speed(Tier::kDram, timing));
+  speeds.link_together = together;
+  return speeds;
 }
+
+// Errors: kInvalidArgument for a path that is none.
+Status apply_path(const std::string& path, CacheOptions& options) {
+  if (path.empty() || path == "resident") return {};
+  options.hbm_block_bytes_max = 0;
+  const bool ahead = path == "stream" || path == "split";
+  if (!ahead) options.hbm_ahead_bytes = 0;
+  options.host_share = path == "cpu" ? 1 : path == "split" ? -1 : 0;
+  const std::vector<std::string>& known = decode_paths();
+  if (std::ranges::find(known, path) != known.end()) return {};
+  return {Code::kInvalidArgument,
+          fmt::format("--paths has \"{}\"; there are {}", path, fmt::join(known, ", "))};
+}
+
+Status write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (file) return {};
+  return {Code::kIo, path + ": cannot be written"};
+}
+
+class Bench {
+ public:
+  explicit Bench(const BenchDecodeArguments& arguments) : arguments_(arguments) {}
+
+  Status run() {
+    VKV_TRY(plan());
+    VKV_TRY_ASSIGN(devices, list_gpu_devices());
+    if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
+    facts_.device = devices.front().name;
+    VKV_TRY_ASSIGN(speeds, measure_speeds());
+    facts_.speeds = speeds;
+    const bool as_table = rows_.size() > 1 && !arguments_.json;
+    if (as_table) print_decode_heading(facts_);
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      Result<DecodeMeasurement> measured = measure_decode(options_[i]);
+      rows_[i].status = measured.status();
+      if (measured.ok()) {
+        rows_[i].measured = std::move(measured.value());
+      } else if (rows_.size() == 1 || measured.status().code() != Code::kOutOfMemory) {
+        return measured.status();
+      }
+      if (as_table) print_decode_line(rows_[i]);
+    }
+    if (arguments_.json) {
+      fmt::print("{}\n", decode_json(facts_, rows_).dump(1));
+    } else if (rows_.size() == 1) {
+      print_decode(facts_, rows_.front());
+    }
+    if (!arguments_.trace.empty())
+      VKV_TRY(write_file(arguments_.trace, chrome_trace(rows_.front().measured.trace).dump()));
+    if (!arguments_.report.empty())
+      return write_file(arguments_.report, decode_report(facts_, rows_, chart_script()));
+    return {};
+  }
+
+ private:
+  // All rows and their options, before anything takes time.
+  Status plan() {
+    VKV_TRY_ASSIGN(text, named_text_shape(arguments_.model));
+    facts_.model = arguments_.model;
+    facts_.text_tokens = arguments_.text_tokens;
+    facts_.steps = arguments_.steps;
+    const std::vector<std::string> paths =
+        arguments_.paths.empty() ? std::vector<std::string>{""} : arguments_.paths;
+    for (const std::string& precision : arguments_.precisions) {
+      VKV_TRY_ASSIGN(policy, policy_from(precision));
+      for (const int tokens : arguments_.tokens) {
+        if (arguments_.text_tokens > tokens)
+          return {Code::kInvalidArgument, fmt::format("--text-tokens is {}, more than --tokens, {}",
+                                                      arguments_.text_tokens, tokens)};
+        for (const int batch : arguments_.batches)
+          for (const std::string& path : paths) {
+            CacheOptions cache = {.device = Device::kCuda,
+                                  .precision = policy,
+                                  .recent_tokens = arguments_.recent_tokens};
+            VKV_TRY(apply(arguments_.hbm, cache));
+            VKV_TRY(apply_path(path, cache));
+            rows_.push_back({.precision = precision,
+                             .path = path.empty() ? "as flagged" : path,
+                             .tokens = tokens,
+                             .batch = batch});
+            options_.push_back(
+                {.text = text,
+                 .batch_count = batch,
+                 .token_count = tokens,
+                 .visual_count = tokens - arguments_.text_tokens,
+                 .step_count = arguments_.steps,
+                 .trace_count = arguments_.trace.empty() ? 0 : arguments_.trace_steps,
+                 .cache = cache});
+          }
+      }
+    }
+    if (!arguments_.trace.empty() && rows_.size() > 1)
+      return {Code::kInvalidArgument,
+              "--trace is of one combination; these are " + std::to_string(rows_.size())};
+    return {};
+  }
+
+  const BenchDecodeArguments& arguments_;
+  DecodeFacts facts_;
+  std::vector<DecodeRow> rows_;
+  std::vector<DecodeMeasurementOptions> options_;
+};
 
 }  // namespace
 
-Status bench_decode(const BenchDecodeArguments& arguments) {
-  VKV_TRY_ASSIGN(text, named_text_shape(arguments.model));
-  if (arguments.text_tokens > arguments.tokens)
-    return {Code::kInvalidArgument, fmt::format("--text-tokens is {}, more than --tokens, {}",
-                                                arguments.text_tokens, arguments.tokens)};
-  VKV_TRY_ASSIGN(policy, arguments.policy.empty() ? precision_preset(arguments.preset)
-                                                  : policy_from(arguments.policy));
-  CacheOptions cache = {
-      .device = Device::kCuda, .precision = policy, .recent_tokens = arguments.recent_tokens};
-  VKV_TRY(apply(arguments.hbm, cache));
-  VKV_TRY_ASSIGN(devices, list_gpu_devices());
-  if (devices.empty()) return {Code::kUnsupported, "there is no GPU"};
-  VKV_TRY_ASSIGN(measured, measure_decode({.text = text,
-                                           .token_count = arguments.tokens,
-                                           .visual_count = arguments.tokens - arguments.text_tokens,
-                                           .step_count = arguments.steps,
-                                           .cache = cache}));
-  if (!arguments.json) {
-    print(arguments, devices.front().name, measured);
-    return {};
-  }
-  const nlohmann::json json = {{"device", devices.front().name},
-                               {"model", arguments.model},
-                               {"tokens", arguments.tokens},
-                               {"visual_tokens", arguments.tokens - arguments.text_tokens},
-                               {"precision", policy.name},
-                               {"bits_per_value", measured.bits_per_value},
-                               {"read_gb_s", measured.read_bytes_per_second * 1e-9},
-                               {"weight_bytes", measured.weight_bytes},
-                               {"kv_bytes", measured.kv_bytes},
-                               {"hbm_bytes_used", measured.hbm_bytes},
-                               {"dram_kv_bytes", measured.dram_bytes},
-                               {"link_gb_s", measured.link_bytes_per_second * 1e-9},
-                               {"ahead_read_bytes", measured.ahead_read_bytes},
-                               {"ahead_read_gb_s", measured.ahead_read_rate * 1e-9},
-                               {"host_read_bytes", measured.host_read_bytes},
-                               {"host_read_gb_s", measured.host_read_rate * 1e-9},
-                               {"link_read_bytes", measured.link_read_bytes},
-                               {"link_read_gb_s", measured.link_read_rate * 1e-9},
-                               {"bound_ms", measured.bound_seconds() * 1e3},
-                               {"step_ms", measured.seconds * 1e3},
-                               {"step_ms_max", measured.seconds_max * 1e3},
-                               {"of_bound", measured.seconds / measured.bound_seconds()},
-                               {"attention_ms", measured.attention_seconds * 1e3},
-                               {"products_ms", measured.products_seconds * 1e3},
-                               {"products_cublas_ms", measured.cublas_seconds * 1e3},
-                               {"step_without_graphs_ms", measured.seconds_plain * 1e3}};
-  fmt::print("{}\n", json.dump(1));
-  return {};
+const std::vector<std::string>& decode_paths() {
+  static const std::vector<std::string> paths = {"resident", "zero-copy", "stream", "cpu", "split"};
+  return paths;
 }
+
+Status bench_decode(const BenchDecodeArguments& arguments) { return Bench(arguments).run(); }
 
 }  // namespace vkv

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
+#include "kernels/activity_trace.h"
 #include "tools/mllm/model_config.h"
 #include "vkv/options.h"
 #include "vkv/status.h"
@@ -13,16 +15,18 @@ namespace vkv {
 
 struct DecodeMeasurementOptions {
   TextConfig text;       // weights are random, of bf16
-  int token_count = 0;   // in the cache before the first step
+  int batch_count = 1;   // sequences that step together
+  int token_count = 0;   // of each in the cache before the first step
   int visual_count = 0;  // of them, visual; in the middle
   int step_count = 0;    // that are timed
+  int trace_count = 0;   // of steps after those, recorded
   CacheOptions cache;    // device cuda; shape, element, stream and HBM budget are filled in
 };
 
-// Seconds are medians over steps, of a step of one token.
+// Bytes are those of all sequences; seconds are medians over steps, of a token of each of them.
 struct DecodeMeasurement {
   uint64_t weight_bytes = 0;  // read by a step
-  uint64_t kv_bytes = 0;      // stored for the sequence, tables included
+  uint64_t kv_bytes = 0;      // stored for the sequences, tables included
   uint64_t hbm_bytes = 0;     // of the cache's budget, in use
   double bits_per_value = 0;  // of K and V
   double read_bytes_per_second = 0;
@@ -41,6 +45,7 @@ struct DecodeMeasurement {
   double attention_seconds = 0;  // append and attend
   double products_seconds = 0;   // with weights, alone, one behind another
   double cublas_seconds = 0;     // the same by cuBLASLt
+  std::vector<ActivitySpan> trace;
 
   // What lies in HBM at its speed; meanwhile the link brings what lies in DRAM, and the rest of
   // that is read by the link and the CPU together.
