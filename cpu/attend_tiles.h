@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cpu/thread_plan.h"
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
 
@@ -43,10 +44,11 @@ struct ContestResult {
 };
 std::vector<ContestResult> contest_results();  // empty without a second contender
 
-// threads, awake_us: as in CpuBackendOptions. Errors: as can_run().
-Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us);
+// plan, awake_us: as in CpuBackendOptions. Errors: as can_run().
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, const ThreadPlan& plan,
+                                                   int awake_us);
 
 // Of the contenders, of which there must be one; named after the first.
-std::unique_ptr<Backend> make_contested_backend(int threads, int awake_us);
+std::unique_ptr<Backend> make_contested_backend(const ThreadPlan& plan, int awake_us);
 
 }  // namespace vkv

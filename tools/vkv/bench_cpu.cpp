@@ -60,8 +60,8 @@ double fan_seconds(const BenchCpuArguments& arguments, int threads,
                    std::chrono::microseconds idle) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kPatience(5);
-  tbb::task_arena arena(threads);
-  Crew crew(arena, std::chrono::microseconds(arguments.awake_us));
+  const Teams teams(one_team(threads));
+  Crew crew(teams, std::chrono::microseconds(arguments.awake_us));
   std::vector<double> seconds;
   for (int i = 0; i < 8 * arguments.repetitions; ++i) {
     const auto idle_end = Clock::now() + idle;
@@ -69,7 +69,7 @@ double fan_seconds(const BenchCpuArguments& arguments, int threads,
     }
     const auto begin = Clock::now();
     std::atomic<int> come = 0;
-    arena.execute([&] {
+    teams.arena(0).execute([&] {
       const Crew::Scope scope(arguments.awake_us > 0 ? &crew : nullptr);
       parallel_tasks(static_cast<size_t>(threads), 1e9, [&](size_t) {
         ++come;
