@@ -3,7 +3,6 @@
 #include "tools/vkv/bench_cpu.h"
 
 #include <fmt/format.h>
-#include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,12 +19,13 @@
 #include "cpu/measure_tile.h"
 #include "cpu/parallel.h"
 #include "cpu/read_memory.h"
-#include "cpu/threads.h"
+#include "cpu/thread_plan.h"
 #include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
 #include "tools/vkv/cpu_records.h"
 #include "tools/vkv/policy_file.h"
 #include "tools/vkv/torch_attention.h"
+#include "transfer/node_memory.h"
 
 namespace vkv {
 namespace {
@@ -34,13 +34,33 @@ constexpr uint64_t kRecordBytes = uint64_t{768} << 20;  // several times any L3
 constexpr size_t kReadBytes = size_t{1} << 30;
 constexpr size_t kReadPiece = size_t{1} << 20;
 
-// Bytes a second that so many threads read of memory which they touched first.
-double read_speed(int threads, int repetitions) {
+// The crew that a backend of this plan has, or none.
+std::unique_ptr<Crew> crew_of(const Teams& teams, int awake_us) {
+  if (awake_us == 0 && !teams.are_bound()) return nullptr;
+  return std::make_unique<Crew>(teams, std::chrono::microseconds(awake_us));
+}
+
+// Bytes a second that the plan's threads read, each team memory of its own node.
+double read_speed(const ThreadPlan& plan, int repetitions) {
   const BenchMemory memory = allocate_for_bench(kReadBytes);
   advise_huge_pages(memory.get(), kReadBytes);
-  tbb::task_arena arena(threads);
+  constexpr size_t kPieces = kReadBytes / kReadPiece;
+  std::vector<size_t> ends;
+  size_t threads = 0, begin = 0;
+  for (const TeamPlan& team : plan.teams) {
+    threads += static_cast<size_t>(team.thread_count);
+    ends.push_back(kPieces * threads / static_cast<size_t>(plan.thread_count()));
+    (void)prefer_node({memory.get() + begin * kReadPiece, (ends.back() - begin) * kReadPiece},
+                      team.node);
+    begin = ends.back();
+  }
+  const Teams teams(plan);
+  const std::unique_ptr<Crew> crew = crew_of(teams, 0);
   const auto over_pieces = [&](const auto& body) {
-    arena.execute([&] { parallel_tasks(kReadBytes / kReadPiece, 1e9, body); });
+    teams.arena(0).execute([&] {
+      const Crew::Scope scope(crew.get());
+      parallel_team_tasks(ends, 1e9, body);
+    });
   };
   over_pieces([&](size_t i) {
     std::fill_n(memory.get() + i * kReadPiece, kReadPiece, static_cast<std::byte>(i));
@@ -56,12 +76,13 @@ double read_speed(int threads, int repetitions) {
 
 // Seconds until all of so many threads came, saw each other, and were back, when they had nothing
 // to do for a while. Gives up on threads that do not come.
-double fan_seconds(const BenchCpuArguments& arguments, int threads,
+double fan_seconds(const BenchCpuArguments& arguments, const ThreadPlan& plan,
                    std::chrono::microseconds idle) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kPatience(5);
-  const Teams teams(one_team(threads));
-  Crew crew(teams, std::chrono::microseconds(arguments.awake_us));
+  const Teams teams(plan);
+  const std::unique_ptr<Crew> crew = crew_of(teams, arguments.awake_us);
+  const int threads = teams.thread_count();
   std::vector<double> seconds;
   for (int i = 0; i < 8 * arguments.repetitions; ++i) {
     const auto idle_end = Clock::now() + idle;
@@ -70,7 +91,7 @@ double fan_seconds(const BenchCpuArguments& arguments, int threads,
     const auto begin = Clock::now();
     std::atomic<int> come = 0;
     teams.arena(0).execute([&] {
-      const Crew::Scope scope(arguments.awake_us > 0 ? &crew : nullptr);
+      const Crew::Scope scope(crew.get());
       parallel_tasks(static_cast<size_t>(threads), 1e9, [&](size_t) {
         ++come;
         while (come < threads && Clock::now() < begin + kPatience) {
@@ -152,12 +173,13 @@ struct Limits {
   std::optional<TorchAttentionRow> fastest;
 };
 
-Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape) {
-  Limits limits = {.threads = worker_threads(arguments.threads)};
-  limits.read_speed = read_speed(limits.threads, arguments.repetitions);
+Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape,
+                              const ThreadPlan& plan) {
+  Limits limits = {.threads = plan.thread_count()};
+  limits.read_speed = read_speed(plan, arguments.repetitions);
   for (const int idle_us : {0, 100, 1000})
-    limits.fan.emplace_back(
-        idle_us, fan_seconds(arguments, limits.threads, std::chrono::microseconds(idle_us)));
+    limits.fan.emplace_back(idle_us,
+                            fan_seconds(arguments, plan, std::chrono::microseconds(idle_us)));
   if (arguments.torch.empty()) return limits;
   VKV_TRY_ASSIGN(torch, measure_torch_attention({.python = arguments.torch,
                                                  .shape = shape,
@@ -256,14 +278,14 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
   VKV_TRY_ASSIGN(pairs, codec_pairs_of(arguments.codecs));
   std::vector<std::string> engines = arguments.engines;
   if (engines.empty()) engines.emplace_back();
+  const ThreadPlan plan = plan_threads_here({.threads = arguments.threads});
   std::vector<std::unique_ptr<Backend>> backends;
   for (const std::string& engine : engines) {
-    VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = arguments.threads,
-                                              .awake_us = arguments.awake_us,
-                                              .engine = engine}));
+    VKV_TRY_ASSIGN(backend, make_cpu_backend(
+                                {.plan = plan, .awake_us = arguments.awake_us, .engine = engine}));
     backends.push_back(std::move(backend));
   }
-  VKV_TRY_ASSIGN(limits, measure_limits(arguments, shape));
+  VKV_TRY_ASSIGN(limits, measure_limits(arguments, shape, plan));
 
   nlohmann::json json = {{"threads", limits.threads},
                          {"read_gb_s", limits.read_speed / 1e9},
@@ -280,7 +302,8 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
                                 .token_count = arguments.tokens,
                                 .batch = arguments.batch,
                                 .byte_count = kRecordBytes,
-                                .threads = arguments.threads});
+                                .threads = arguments.threads,
+                                .nodes = plan.memory_nodes});
       VKV_TRY_ASSIGN(seconds, measure(arguments, shape, records, *backend));
       json["rows"].push_back(
           row_of(arguments, arguments.codecs[i], backend->name(), records, seconds, limits));
