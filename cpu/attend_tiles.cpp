@@ -28,9 +28,6 @@ const StripFunctions& strip_functions_for(const MatrixUnit& unit) {
   return use_avx512(unit) ? avx512::strip_functions() : avx2::strip_functions();
 }
 
-// Blocks of a task of few rows: some 2,048 tokens, so that no thread is left with a long one at the
-// end. A constant, since what is merged decides the last bits.
-constexpr size_t kTaskBlocks = 16;
 constexpr int kFewRows = 16;
 
 size_t part_count(const AttendItem& item) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,10 @@ enum class TileEngine : uint8_t {
   kVnni,         // own kernels in registers, by AVX-512 VNNI
   kAmxEmulated,  // the same with tiles by plain loops: slow, to be tested where there is no AMX
 };
+
+// Blocks of a task of few rows: some 2,048 tokens, so that no thread is left with a long one at the
+// end. A constant, since what is merged decides the last bits.
+inline constexpr size_t kTaskBlocks = 16;
 
 // The best first.
 inline constexpr TileEngine kTileEngines[] = {TileEngine::kAmx, TileEngine::kVnni,

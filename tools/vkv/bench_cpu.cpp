@@ -245,16 +245,17 @@ Status add_parts(const BenchCpuArguments& a, std::string_view engine,
   if (!tiles) return {};  // the reference has no tiles
   if (!a.json)
     fmt::print("\nparts    {}, ns/token-head of one thread on a tile in cache\n{:<8}", engine, "K");
-  const char* const names[] = {"unpack",  "products", "queries", "scores",
-                               "softmax", "outputs",  "sum",     "whole"};
+  const char* const names[] = {"unpack",  "products", "queries", "scores", "softmax",
+                               "outputs", "merge",    "sum",     "whole"};
   if (!a.json)
     for (const char* one : names) fmt::print(" {:>9}", one);
   if (!a.json) fmt::print("\n");
   for (size_t i = 0; i < pairs.size(); ++i) {
     VKV_TRY_ASSIGN(parts, measure_tile_parts(*tiles, pairs[i].k, a.q_len * a.q_heads / a.kv_heads,
                                              a.head_dim));
-    const double values[] = {parts.unpack,  parts.products, parts.queries, parts.scores,
-                             parts.softmax, parts.outputs,  parts.sum(),   parts.whole};
+    const double values[] = {parts.unpack, parts.products, parts.queries,
+                             parts.scores, parts.softmax,  parts.outputs,
+                             parts.merge,  parts.sum(),    parts.whole};
     nlohmann::json row = {{"engine", engine}, {"codecs", a.codecs[i]}};
     for (size_t part = 0; part < std::size(values); ++part) row[names[part]] = values[part];
     json["parts"].push_back(row);
