@@ -1,4 +1,4 @@
-// arena_backend.cpp: runs the shared work inside the arena.
+// arena_backend.cpp: runs the shared work on the teams.
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/arena_backend.h"
 
@@ -8,13 +8,13 @@
 #include "cpu/merge.h"
 #include "cpu/rows.h"
 #include "cpu/saliency.h"
-#include "cpu/threads.h"
 
 namespace vkv {
 
-ArenaBackend::ArenaBackend(int threads, int awake_us, const StripFunctions& loops)
-    : loops_(loops), arena_(worker_threads(threads)) {
-  if (awake_us > 0) crew_ = std::make_unique<Crew>(arena_, std::chrono::microseconds(awake_us));
+ArenaBackend::ArenaBackend(const ThreadPlan& plan, int awake_us, const StripFunctions& loops)
+    : loops_(loops), teams_(plan) {
+  if (awake_us > 0 || teams_.are_bound())
+    crew_ = std::make_unique<Crew>(teams_, std::chrono::microseconds(awake_us));
 }
 
 Status ArenaBackend::merge(std::span<const MergeItem> items) {

@@ -1,13 +1,12 @@
-// arena_backend.h: what the CPU engines share: one arena of threads, the encoder, saliency.
+// arena_backend.h: what the CPU engines share: teams of threads, the encoder, saliency.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-
-#include <tbb/task_arena.h>
 
 #include <memory>
 
 #include "cpu/crew.h"
 #include "cpu/strip_functions.h"
+#include "cpu/teams.h"
 #include "runtime/base/backend.h"
 
 namespace vkv {
@@ -15,9 +14,8 @@ namespace vkv {
 // Calls may come from several threads at once; each blocks until its own work is done.
 class ArenaBackend : public Backend {
  public:
-  // threads: 0, or more than the process may use, for all those. awake_us: as in
-  // CpuBackendOptions. loops: of the encoder.
-  ArenaBackend(int threads, int awake_us, const StripFunctions& loops);
+  // awake_us: as in CpuBackendOptions. loops: of the encoder.
+  ArenaBackend(const ThreadPlan& plan, int awake_us, const StripFunctions& loops);
 
   Status merge(std::span<const MergeItem> items) final;
   Status encode(std::span<const EncodeItem> items) final;
@@ -36,10 +34,12 @@ class ArenaBackend : public Backend {
   Status zero(std::span<std::byte> bytes) final;
 
  protected:
-  // Runs body() in the arena, with its crew if there is one.
+  const Teams& teams() const { return teams_; }
+
+  // Runs body() in the arena of the first team, with the crew if there is one.
   template <class Body>
   auto in_arena(const Body& body) {
-    return arena_.execute([&] {
+    return teams_.arena(0).execute([&] {
       const Crew::Scope scope(crew_.get());
       return body();
     });
@@ -47,8 +47,9 @@ class ArenaBackend : public Backend {
 
  private:
   const StripFunctions& loops_;
-  tbb::task_arena arena_;
-  std::unique_ptr<Crew> crew_;  // ends before the arena
+  const Teams teams_;
+  // Where threads are bound, as those of several teams are, or stay awake. Ends before the teams.
+  std::unique_ptr<Crew> crew_;
 };
 
 }  // namespace vkv

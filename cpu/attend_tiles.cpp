@@ -3,7 +3,6 @@
 #include "cpu/attend_tiles.h"
 
 #include <tbb/enumerable_thread_specific.h>
-#include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,9 +28,6 @@ const StripFunctions& strip_functions_for(const MatrixUnit& unit) {
   return use_avx512(unit) ? avx512::strip_functions() : avx2::strip_functions();
 }
 
-// Blocks of a task of few rows: some 2,048 tokens, so that no thread is left with a long one at the
-// end. A constant, since what is merged decides the last bits.
-constexpr size_t kTaskBlocks = 16;
 constexpr int kFewRows = 16;
 
 size_t part_count(const AttendItem& item) {
@@ -101,19 +97,68 @@ struct alignas(64) TaskRange {
 };
 
 // In about equal numbers of blocks.
-std::vector<TaskRange> ranges_of(const std::vector<AttendTask>& tasks, size_t range_count) {
+void cut_into_ranges(std::span<const AttendTask> tasks, size_t first, std::span<TaskRange> ranges) {
   const auto weight = [](const AttendTask& task) { return task.blocks.size() + 1; };
   size_t total = 0;
   for (const AttendTask& task : tasks) total += weight(task);
-  std::vector<TaskRange> ranges(range_count);
   size_t task = 0, sum = 0;
-  for (size_t i = 0; i < range_count; ++i) {
-    ranges[i].next = task;
-    for (; task < tasks.size() && sum * range_count < total * (i + 1); ++task)
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    ranges[i].next = first + task;
+    for (; task < tasks.size() && sum * ranges.size() < total * (i + 1); ++task)
       sum += weight(tasks[task]);
-    ranges[i].end = task;
+    ranges[i].end = first + task;
   }
-  return ranges;
+}
+
+// Ranges for each thread; those of team n are [ends[n-1], ends[n]).
+struct TeamRanges {
+  std::vector<TaskRange> ranges;
+  std::vector<size_t> ends;
+};
+
+TeamRanges ranges_of_one(std::span<const AttendTask> tasks, size_t threads) {
+  TeamRanges all = {.ranges = std::vector<TaskRange>(std::min(tasks.size(), threads)),
+                    .ends = {std::min(tasks.size(), threads)}};
+  cut_into_ranges(tasks, 0, all.ranges);
+  return all;
+}
+
+// Orders tasks by the team near their blocks; those near none go where the least is to do. A thread
+// whose team has none has an empty range, and begins with another's.
+TeamRanges ranges_of_teams(std::vector<AttendTask>& tasks, const Teams& teams) {
+  std::vector<std::vector<AttendTask>> of_team(teams.count());
+  std::vector<size_t> blocks(teams.count());
+  const auto give = [&](size_t team, const AttendTask& task) {
+    of_team[team].push_back(task);
+    blocks[team] += task.blocks.size() + 1;
+  };
+  for (const AttendTask& task : tasks)
+    if (const size_t team = teams.team_of_node(task.item->node); team < teams.count())
+      give(team, task);
+  for (const AttendTask& task : tasks)
+    if (teams.team_of_node(task.item->node) == teams.count())
+      give(static_cast<size_t>(std::min_element(blocks.begin(), blocks.end()) - blocks.begin()),
+           task);
+
+  TeamRanges all = {.ranges = std::vector<TaskRange>(static_cast<size_t>(teams.thread_count()))};
+  tasks.clear();
+  size_t range = 0;
+  for (size_t team = 0; team < teams.count(); ++team) {
+    const size_t threads = static_cast<size_t>(teams.thread_count(team));
+    cut_into_ranges(of_team[team], tasks.size(), std::span(all.ranges).subspan(range, threads));
+    tasks.insert(tasks.end(), of_team[team].begin(), of_team[team].end());
+    all.ends.push_back(range += threads);
+  }
+  return all;
+}
+
+// Where a thread with range `slot` looks in turn: its own, those of its team, those of the others.
+size_t range_in_turn(size_t turn, size_t slot, const TeamRanges& all) {
+  const size_t team = static_cast<size_t>(std::upper_bound(all.ends.begin(), all.ends.end(), slot) -
+                                          all.ends.begin());
+  const size_t begin = team == 0 ? 0 : all.ends[team - 1], count = all.ends[team] - begin;
+  if (turn < count) return begin + (slot - begin + turn) % count;
+  return (begin + turn) % all.ranges.size();
 }
 
 // Measured on one Zen 4 core: unpacking takes some 0.05 ns a value of K and V, and each row of
@@ -128,8 +173,9 @@ double attending_ns(const AttendItem& item) {
 class TileBackend final : public ArenaBackend {
  public:
   // engines: as in make_products().
-  TileBackend(int threads, int awake_us, std::vector<TileEngine> engines, const MatrixUnit& unit)
-      : ArenaBackend(threads, awake_us, strip_functions_for(unit)),
+  TileBackend(const ThreadPlan& plan, int awake_us, std::vector<TileEngine> engines,
+              const MatrixUnit& unit)
+      : ArenaBackend(plan, awake_us, strip_functions_for(unit)),
         engines_(std::move(engines)),
         unit_(unit),
         name_("cpu-" + std::string(vkv::name(engines_[0])) + " (" + std::string(unit.name) + ")"),
@@ -148,7 +194,7 @@ class TileBackend final : public ArenaBackend {
     // The calling thread's, kept: memory that is new in each call costs more than the merge.
     std::vector<float>& partials = partials_.local();
     if (partials.size() < partial_values) partials.resize(partial_values);
-    const Work work = cut(items, partials.data());
+    Work work = cut(items, partials.data());
     return in_arena([&]() -> Status {
       VKV_TRY(attend_tasks(work.tasks, work_ns));
       merge_partials(work.merges);
@@ -157,20 +203,22 @@ class TileBackend final : public ArenaBackend {
   }
 
  private:
-  // Errors: the first task's that failed.
-  Status attend_tasks(const std::vector<AttendTask>& tasks, double work_ns) {
-    const size_t slots =
-        std::min(tasks.size(), static_cast<size_t>(tbb::this_task_arena::max_concurrency()));
-    std::vector<TaskRange> ranges = ranges_of(tasks, slots);
+  // Errors: the first task's that failed. Orders the tasks.
+  Status attend_tasks(std::vector<AttendTask>& tasks, double work_ns) {
+    if (tasks.empty()) return {};
+    TeamRanges all = teams().count() > 1
+                         ? ranges_of_teams(tasks, teams())
+                         : ranges_of_one(tasks, static_cast<size_t>(teams().thread_count()));
+    const size_t slots = all.ranges.size();
     struct Failure {
       size_t task = 0;
       Status status;
     };
     std::vector<Failure> failures(slots);
-    parallel_tasks(slots, work_ns, [&](size_t slot) {
+    parallel_team_tasks(all.ends, work_ns, [&](size_t slot) {
       TileWorker& worker = *workers_.local();
-      for (size_t i = 0; i < slots; ++i) {
-        TaskRange& range = ranges[(slot + i) % slots];
+      for (size_t turn = 0; turn < slots; ++turn) {
+        TaskRange& range = all.ranges[range_in_turn(turn, slot, all)];
         for (size_t task; (task = range.next.fetch_add(1)) < range.end;) {
           const AttendTask* const next = task + 1 < range.end ? &tasks[task + 1] : nullptr;
           Status status = worker.attention.attend(tasks[task], next);
@@ -228,9 +276,10 @@ Status can_run(TileEngine engine) {
   return {};
 }
 
-Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us) {
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, const ThreadPlan& plan,
+                                                   int awake_us) {
   VKV_TRY(can_run(engine));
-  return std::unique_ptr<Backend>(new TileBackend(threads, awake_us, {engine}, matrix_unit()));
+  return std::unique_ptr<Backend>(new TileBackend(plan, awake_us, {engine}, matrix_unit()));
 }
 
 std::vector<TileEngine> contenders() {
@@ -263,8 +312,8 @@ std::vector<ContestResult> contest_results() {
   return results;
 }
 
-std::unique_ptr<Backend> make_contested_backend(int threads, int awake_us) {
-  return std::make_unique<TileBackend>(threads, awake_us, contenders(), matrix_unit());
+std::unique_ptr<Backend> make_contested_backend(const ThreadPlan& plan, int awake_us) {
+  return std::make_unique<TileBackend>(plan, awake_us, contenders(), matrix_unit());
 }
 
 }  // namespace vkv

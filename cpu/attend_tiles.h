@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string_view>
 #include <vector>
 
+#include "cpu/thread_plan.h"
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
 
@@ -19,6 +21,10 @@ enum class TileEngine : uint8_t {
   kVnni,         // own kernels in registers, by AVX-512 VNNI
   kAmxEmulated,  // the same with tiles by plain loops: slow, to be tested where there is no AMX
 };
+
+// Blocks of a task of few rows: some 2,048 tokens, so that no thread is left with a long one at the
+// end. A constant, since what is merged decides the last bits.
+inline constexpr size_t kTaskBlocks = 16;
 
 // The best first.
 inline constexpr TileEngine kTileEngines[] = {TileEngine::kAmx, TileEngine::kVnni,
@@ -43,10 +49,11 @@ struct ContestResult {
 };
 std::vector<ContestResult> contest_results();  // empty without a second contender
 
-// threads, awake_us: as in CpuBackendOptions. Errors: as can_run().
-Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, int threads, int awake_us);
+// plan, awake_us: as in CpuBackendOptions. Errors: as can_run().
+Result<std::unique_ptr<Backend>> make_tile_backend(TileEngine engine, const ThreadPlan& plan,
+                                                   int awake_us);
 
 // Of the contenders, of which there must be one; named after the first.
-std::unique_ptr<Backend> make_contested_backend(int threads, int awake_us);
+std::unique_ptr<Backend> make_contested_backend(const ThreadPlan& plan, int awake_us);
 
 }  // namespace vkv

@@ -14,8 +14,8 @@ namespace {
 
 class ReferenceBackend final : public ArenaBackend {
  public:
-  ReferenceBackend(int threads, int awake_us)
-      : ArenaBackend(threads, awake_us, plain_strip_functions()) {}
+  ReferenceBackend(const ThreadPlan& plan, int awake_us)
+      : ArenaBackend(plan, awake_us, plain_strip_functions()) {}
 
   std::string_view name() const override { return "cpu-reference"; }
 
@@ -41,15 +41,16 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& optio
   if (options.awake_us < 0 || options.awake_us > kAwakeUsMax)
     return Status(Code::kInvalidArgument, "awake_us is " + std::to_string(options.awake_us) +
                                               "; it may be 0 to " + std::to_string(kAwakeUsMax));
+  const ThreadPlan plan = options.plan.teams.empty() ? one_team(options.threads) : options.plan;
   if (engine.empty() && !contenders().empty())
-    return make_contested_backend(options.threads, options.awake_us);
+    return make_contested_backend(plan, options.awake_us);
   std::string known;
   for (const TileEngine tiles : kTileEngines) {
-    if (engine == name(tiles)) return make_tile_backend(tiles, options.threads, options.awake_us);
+    if (engine == name(tiles)) return make_tile_backend(tiles, plan, options.awake_us);
     known += std::string(name(tiles)) + ' ';
   }
   if (engine.empty() || engine == "reference")
-    return std::unique_ptr<Backend>(new ReferenceBackend(options.threads, options.awake_us));
+    return std::unique_ptr<Backend>(new ReferenceBackend(plan, options.awake_us));
   return Status(Code::kInvalidArgument,
                 "there is no CPU engine '" + engine + "'; there are: " + known + "reference");
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string_view>
 
+#include "cpu/thread_plan.h"
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
 
@@ -13,9 +14,10 @@ namespace vkv {
 inline constexpr int kAwakeUsMax = 1'000'000;
 
 struct CpuBackendOptions {
-  int threads = 0;  // of its arena; 0, or more than the process may use: all those
+  int threads = 0;  // 0, or more than the process may use: all those; one team
+  ThreadPlan plan;  // instead, where it has teams
   // So long after a call its threads stay awake for the next, 0..kAwakeUsMax; they take their cores
-  // meanwhile (cpu/crew.h). 0: the arena's workers come and go.
+  // meanwhile (cpu/crew.h). 0: workers come and go.
   int awake_us = 0;
   // "amx", "vnni", "onednn", "amx-emulated", "reference"; empty: VKV_CPU, or else the best there
   // is, beside the next best for the codecs at which that is faster (cpu/contest.h)

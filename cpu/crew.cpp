@@ -20,42 +20,52 @@ Crew::Scope::~Scope() { current_crew = outer_; }
 
 Crew::~Crew() {
   leaving_ = true;
-  while (members_ != 0) std::this_thread::yield();
+  for (const std::atomic<int>& members : members_)
+    while (members != 0) std::this_thread::yield();
 }
 
-bool Crew::run_loop(size_t count, const void* body, Call call) {
+bool Crew::run_loop(std::span<const size_t> ends, const void* body, Call call) {
   if (busy_.exchange(true)) return false;
   summon();
-  Loop loop = {.count = count, .body = body, .call = call};
+  Loop loop = {.lists = std::vector<List>(ends.size()), .body = body, .call = call};
+  for (size_t i = 0; i < ends.size(); ++i) {
+    loop.lists[i].next = i == 0 ? 0 : ends[i - 1];
+    loop.lists[i].end = ends[i];
+  }
   loop_ = &loop;
   ++loops_started_;
-  take_part(loop);
+  take_part(loop, teams_.team_of_caller());
   loop_ = nullptr;
   while (inside_ != 0) _mm_pause();
   busy_ = false;
   return true;
 }
 
-void Crew::take_part(Loop& loop) {
-  for (;;) {
-    const size_t i = loop.next.fetch_add(1);
-    if (i >= loop.count) return;
-    loop.call(loop.body, i);
+void Crew::take_part(Loop& loop, size_t team) {
+  const size_t count = loop.lists.size();
+  for (size_t i = 0; i < count; ++i) {
+    List& list = loop.lists[(team + i) % count];
+    for (size_t task; (task = list.next.fetch_add(1)) < list.end;) loop.call(loop.body, task);
   }
 }
 
 // Those who come late find the loop running, or wait for the next.
 void Crew::summon() {
-  const int wanted = arena_.max_concurrency() - 1;  // and the caller
-  while (members_ < wanted) {
-    ++members_;
-    arena_.enqueue([this] { stay(); });
+  for (size_t team = 0; team < teams_.count(); ++team) {
+    while (members_[team] < teams_.worker_count(team)) {
+      ++members_[team];
+      teams_.arena(team).enqueue([this, team] {
+        stay(team);
+        --members_[team];
+      });
+    }
   }
 }
 
-void Crew::stay() {
+void Crew::stay(size_t team) {
   using Clock = std::chrono::steady_clock;
   const Scope no_crew(nullptr);
+  const Teams::Membership membership(teams_, team);
   uint64_t seen = 0;
   Clock::time_point last_work = Clock::now();
   while (!leaving_) {
@@ -67,11 +77,10 @@ void Crew::stay() {
     }
     seen = started;
     ++inside_;
-    if (Loop* const loop = loop_) take_part(*loop);
+    if (Loop* const loop = loop_) take_part(*loop, team);
     --inside_;
     last_work = Clock::now();
   }
-  --members_;
 }
 
 }  // namespace vkv

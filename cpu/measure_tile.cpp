@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "cpu/merge.h"
 #include "cpu/tile_worker.h"
 #include "runtime/base/block_format.h"
 #include "runtime/base/codec.h"
@@ -19,7 +20,7 @@ namespace {
 // The fastest of so many rounds counts: short ones, so that some are left alone by other programs.
 constexpr int kRounds = 40;
 constexpr int kCalls = 64;
-constexpr int kBlocks = 16;  // of the whole, all the same one
+constexpr int kBlocks = static_cast<int>(kTaskBlocks);  // of the whole, all the same one
 
 template <class T>
 using Buffer = std::vector<T, tbb::cache_aligned_allocator<T>>;
@@ -174,6 +175,24 @@ Status measure_whole(TileWorker& worker, Codec codec, int rows, int head_dim, Ti
   return status;
 }
 
+// Of one partial, when some are merged that lie in a cache.
+double merge_nanoseconds(int rows, int head_dim) {
+  constexpr size_t kPartials = 8;
+  const size_t row_count = static_cast<size_t>(rows);
+  const std::vector<float> out(kPartials * row_count * static_cast<size_t>(head_dim), 0.5f);
+  const std::vector<float> lse(kPartials * row_count, 1.0f);
+  std::vector<PartialView> partials;
+  for (size_t i = 0; i < kPartials; ++i)
+    partials.push_back({out.data() + i * out.size() / kPartials, lse.data() + i * row_count});
+  std::vector<float> merged(out.size() / kPartials), merged_lse(row_count);
+  const MergeItem item = {.head_dim = head_dim,
+                          .row_count = row_count,
+                          .partials = partials,
+                          .out = merged.data(),
+                          .lse = merged_lse.data()};
+  return nanoseconds([&] { merge_partials({&item, 1}); }) / kPartials;
+}
+
 }  // namespace
 
 Result<TileParts> measure_tile_parts(TileEngine engine, Codec codec, int rows, int head_dim) {
@@ -209,9 +228,11 @@ Result<TileParts> measure_tile_parts(TileEngine engine, Codec codec, int rows, i
     ns.softmax = nanoseconds([&] { functions.softmax_planes(weights); });
     ns.outputs = nanoseconds([&] { functions.add_plane_products(m.sums.data(), output); });
   }
+  ns.merge = merge_nanoseconds(rows, head_dim) / kBlocks;
   VKV_TRY(measure_whole(worker, codec, rows, head_dim, m, ns));
-  for (double* part :
-       {&ns.unpack, &ns.products, &ns.queries, &ns.scores, &ns.softmax, &ns.outputs, &ns.whole})
+  ns.whole += ns.merge;
+  for (double* part : {&ns.unpack, &ns.products, &ns.queries, &ns.scores, &ns.softmax, &ns.outputs,
+                       &ns.merge, &ns.whole})
     *part /= kTileTokens;
   return ns;
 }

@@ -16,9 +16,10 @@ struct TileParts {
   double scores = 0;    // from the products of planes
   double softmax = 0;
   double outputs = 0;  // scales of V, and adding to what came before
-  double whole = 0;    // attention over blocks that lie in a cache
+  double merge = 0;    // a task's partial into the result of all
+  double whole = 0;    // attention over blocks that lie in a cache, and its merge
 
-  double sum() const { return unpack + products + queries + scores + softmax + outputs; }
+  double sum() const { return unpack + products + queries + scores + softmax + outputs + merge; }
 };
 
 // rows: queries x query heads that share a KV head, 1..128. codec: of K and V; at 16 bit there are

@@ -72,25 +72,33 @@ Result<TopologyHandle> load(std::string_view synthetic) {
   return topology;
 }
 
-void read_allowed(hwloc_topology_t raw, Topology& topology) {
-  const Bitmap allowed(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(raw)), hwloc_bitmap_free);
+// By cgroup and affinity mask.
+Bitmap allowed_cpus(hwloc_topology_t raw) {
+  Bitmap allowed(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(raw)), hwloc_bitmap_free);
   const Bitmap bound(hwloc_bitmap_alloc(), hwloc_bitmap_free);
   VKV_CHECK(allowed != nullptr && bound != nullptr);
   if (hwloc_topology_is_thissystem(raw) != 0 &&
       hwloc_get_cpubind(raw, bound.get(), HWLOC_CPUBIND_THREAD) == 0) {
     hwloc_bitmap_and(allowed.get(), allowed.get(), bound.get());
   }
-  topology.allowed_cpus = text_of(allowed.get());
-  topology.allowed_pu_count = weight_of(allowed.get());
+  return allowed;
 }
 
-void read_nodes(hwloc_topology_t raw, Topology& topology) {
+std::vector<int> in_both(hwloc_const_bitmap_t a, hwloc_const_bitmap_t b) {
+  std::vector<int> cpus;
+  for (int cpu = -1; (cpu = hwloc_bitmap_next(a, cpu)) >= 0;)
+    if (hwloc_bitmap_isset(b, static_cast<unsigned>(cpu)) != 0) cpus.push_back(cpu);
+  return cpus;
+}
+
+void read_nodes(hwloc_topology_t raw, hwloc_const_bitmap_t allowed, Topology& topology) {
   hwloc_obj_t node = nullptr;
   while ((node = hwloc_get_next_obj_by_type(raw, HWLOC_OBJ_NUMANODE, node)) != nullptr) {
     topology.nodes.push_back({.os_index = static_cast<int>(node->os_index),
                               .memory_bytes = node->attr->numanode.local_memory,
                               .cpus = text_of(node->cpuset),
-                              .pu_count = weight_of(node->cpuset)});
+                              .pu_count = weight_of(node->cpuset),
+                              .allowed_cpus = in_both(node->cpuset, allowed)});
     topology.memory_bytes += node->attr->numanode.local_memory;
   }
   std::sort(topology.nodes.begin(), topology.nodes.end(),
@@ -171,8 +179,10 @@ Result<Topology> read_topology(std::string_view synthetic) {
   if (const hwloc_obj_t package = hwloc_get_obj_by_type(raw, HWLOC_OBJ_PACKAGE, 0)) {
     topology.cpu_model = info_of(package, "CPUModel");
   }
-  read_allowed(raw, topology);
-  read_nodes(raw, topology);
+  const Bitmap allowed = allowed_cpus(raw);
+  topology.allowed_cpus = text_of(allowed.get());
+  topology.allowed_pu_count = weight_of(allowed.get());
+  read_nodes(raw, allowed.get(), topology);
   read_caches(raw, topology);
   read_devices(raw, topology);
   if (hwloc_topology_is_thissystem(raw) != 0) {

@@ -9,17 +9,17 @@
 
 #include "cpu/cgroup_limits.h"
 #include "cpu/isa_features.h"
+#include "runtime/base/numa_node.h"
 #include "vkv/status.h"
 
 namespace vkv {
-
-inline constexpr int kUnknownNode = -1;
 
 struct NumaNode {
   int os_index = 0;           // as in /sys/devices/system/node/nodeN
   uint64_t memory_bytes = 0;  // of the node, not what is free
   std::string cpus;           // PUs by the system's numbers: "0-7,16-23"; empty: memory only
   int pu_count = 0;
+  std::vector<int> allowed_cpus;  // those of `cpus` that this process may use, ascending
 };
 
 // Data and unified caches of one level.

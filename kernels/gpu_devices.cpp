@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
-#include <iterator>
+#include <utility>
 
 #include "kernels/cuda_handles.h"
 
@@ -16,14 +16,24 @@ namespace {
 
 // Virtual machines often leave the runtime's answer out but have the file, or the reverse.
 int host_numa_node(int index, const std::string& pci_bus_id) {
-  int node = -1;
+  int node = kUnknownNode;
   if (cudaDeviceGetAttribute(&node, cudaDevAttrHostNumaId, index) != cudaSuccess) {
     (void)cudaGetLastError();
-    node = -1;
+    node = kUnknownNode;
   }
   if (node >= 0) return node;
   std::ifstream file("/sys/bus/pci/devices/" + pci_bus_id + "/numa_node");
-  return file >> node ? std::max(node, -1) : -1;
+  return file >> node ? std::max(node, kUnknownNode) : kUnknownNode;
+}
+
+Result<std::string> pci_bus_id(int index) {
+  char bus_id[32] = {};
+  VKV_TRY(cuda_status(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), index),
+                      "cudaDeviceGetPCIBusId of device " + std::to_string(index)));
+  std::string text = bus_id;
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  return text;
 }
 
 Result<GpuDevice> describe(int index) {
@@ -31,9 +41,7 @@ Result<GpuDevice> describe(int index) {
   cudaDeviceProp properties{};
   VKV_TRY(
       cuda_status(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties" + which));
-  char bus_id[32] = {};
-  VKV_TRY(cuda_status(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), index),
-                      "cudaDeviceGetPCIBusId" + which));
+  VKV_TRY_ASSIGN(bus_id, pci_bus_id(index));
   VKV_TRY(cuda_status(cudaSetDevice(index), "cudaSetDevice" + which));
   size_t free_bytes = 0, all_bytes = 0;
   VKV_TRY(cuda_status(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo" + which));
@@ -45,9 +53,7 @@ Result<GpuDevice> describe(int index) {
                    .multiprocessor_count = properties.multiProcessorCount,
                    .memory_bytes = all_bytes,
                    .memory_free_bytes = free_bytes};
-  std::transform(std::begin(bus_id), std::begin(bus_id) + std::string(bus_id).size(),
-                 std::back_inserter(device.pci_bus_id),
-                 [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  device.pci_bus_id = std::move(bus_id);
   device.host_numa_node = host_numa_node(index, device.pci_bus_id);
   return device;
 }
@@ -83,6 +89,11 @@ Result<std::vector<GpuDevice>> list_gpu_devices() {
   VKV_TRY(failure);
   VKV_TRY(restored);
   return devices;
+}
+
+int gpu_numa_node(int device_index) {
+  const Result<std::string> bus_id = pci_bus_id(device_index);
+  return bus_id.ok() ? host_numa_node(device_index, bus_id.value()) : kUnknownNode;
 }
 
 }  // namespace vkv

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/numa_node.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -17,9 +18,9 @@ struct GpuDevice {
   int compute_minor = 0;
   int multiprocessor_count = 0;
   uint64_t memory_bytes = 0;
-  uint64_t memory_free_bytes = 0;  // now, of all processes
-  std::string pci_bus_id;          // "0000:3b:00.0", lower case
-  int host_numa_node = -1;         // os_index of the nearest; -1: the system does not say
+  uint64_t memory_free_bytes = 0;     // now, of all processes
+  std::string pci_bus_id;             // "0000:3b:00.0", lower case
+  int host_numa_node = kUnknownNode;  // os_index of the nearest; unknown: the system does not say
 };
 
 // Empty where there is a driver and no GPU. Takes time and some memory on each GPU: asking what is
@@ -27,5 +28,8 @@ struct GpuDevice {
 // Errors: kUnsupported in a build without CUDA, and where there is no driver or too old a one;
 // kCuda with the name of the call.
 Result<std::vector<GpuDevice>> list_gpu_devices();
+
+// host_numa_node of one, without a context on any. kUnknownNode also where there is no such device.
+int gpu_numa_node(int device_index);
 
 }  // namespace vkv

@@ -8,4 +8,6 @@ Result<std::vector<GpuDevice>> list_gpu_devices() {
   return Status(Code::kUnsupported, "built without CUDA (VKV_CUDA=OFF)");
 }
 
+int gpu_numa_node(int) { return kUnknownNode; }
+
 }  // namespace vkv

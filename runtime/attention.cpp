@@ -51,7 +51,7 @@ Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float s
     scratch = std::move(allocated);
   }
   return std::unique_ptr<Attention>(
-      new Attention(shape, scale, backend, stager, std::move(scratch), host_share));
+      new Attention(shape, scale, backend, stager, pool, std::move(scratch), host_share));
 }
 
 Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
@@ -356,6 +356,7 @@ Status Attention::compute(int layer, std::span<const Piece* const> pieces,
             .q_len = piece.q_count,
             .q = piece.task->q + out_floats(piece.q_begin),
             .k_mean = state.mean_values(),
+            .node = bases[i] == nullptr ? kUnknownNode : pool_.node_of(bases[i]),
             .out = targets[i].out,
             .lse = targets[i].lse};
     if (piece.use != nullptr && piece.use->extent->kind() == ExtentKind::kOriginal) {

@@ -36,8 +36,8 @@ struct AttentionTask {
 
 class Attention {
  public:
-  // `stager` may be nullptr: no NVMe tier. pool: of scratch memory, which an engine that cuts
-  // itself does not need. Errors: kOutOfMemory.
+  // `stager` may be nullptr: no NVMe tier. pool: of DRAM, and of scratch memory, which an engine
+  // that cuts itself does not need. Errors: kOutOfMemory.
   // host_share: as in CacheOptions.
   static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
                                                  Backend& backend, Stager* stager, MemoryPool& pool,
@@ -82,13 +82,14 @@ class Attention {
   };
 
   Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager,
-            MemoryBuffer scratch, double host_share)
+            const MemoryPool& pool, MemoryBuffer scratch, double host_share)
       : planner_(host_share),
         ahead_(shape.layers),
         shape_(shape),
         scale_(scale),
         backend_(backend),
         stager_(stager),
+        pool_(pool),
         scratch_(std::move(scratch)) {}
 
   // All in one call of the engine.
@@ -130,7 +131,8 @@ class Attention {
   const float scale_;
   Backend& backend_;
   Stager* stager_;
-  MemoryBuffer scratch_;  // partials of a wave; empty where the engine cuts
+  const MemoryPool& pool_;  // knows the NUMA nodes of what lies in DRAM
+  MemoryBuffer scratch_;    // partials of a wave; empty where the engine cuts
 };
 
 }  // namespace vkv

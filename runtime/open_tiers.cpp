@@ -7,9 +7,12 @@
 #include <utility>
 
 #include "cpu/cpu_backend.h"
+#include "cpu/thread_plan.h"
 #include "cpu/threads.h"
 #include "kernels/gpu_backend.h"
+#include "kernels/gpu_devices.h"
 #include "runtime/open_options.h"
+#include "transfer/node_memory.h"
 #include "transfer/slab_source.h"
 
 namespace vkv {
@@ -26,13 +29,28 @@ constexpr uint64_t kAheadPart = 16;
 // The CPU that attends beside a GPU stays awake from layer to layer: a GPU has one done in less.
 constexpr int kHostAwakeUs = 2000;
 
+// The NVMe tier's reads and writes get a CPU of their own where there are so many: fewer are all
+// needed.
+constexpr int kSpareForIoFrom = 8;
+
+// By turns on the nodes that have threads.
+std::unique_ptr<MemoryPool> make_dram(uint64_t bytes_max, const ThreadPlan& plan) {
+  std::unique_ptr<MemorySource> source;  // none: the system decides
+  if (plan.memory_nodes.size() > 1) {
+    Result<std::unique_ptr<NodeMemory>> nodes = NodeMemory::make(plan.memory_nodes, bytes_max);
+    if (nodes.ok()) source = std::move(nodes.value());
+  }
+  return std::make_unique<MemoryPool>(bytes_max, std::move(source));
+}
+
 Result<Tiers> open_cuda(const CacheOptions& options) {
   Tiers tiers;
   std::unique_ptr<Backend> host;
+  // One CPU is left to whoever queues the GPU's work.
+  const ThreadPlan plan = plan_threads_here(
+      {.threads = options.threads, .spare = 1, .gpu_node = gpu_numa_node(options.device_index)});
   if (options.host_share != 0) {
-    // One core is left to whoever queues the GPU's work.
-    const int threads = options.threads > 0 ? options.threads : std::max(1, usable_threads() - 1);
-    VKV_TRY_ASSIGN(cpu, make_cpu_backend({.threads = threads, .awake_us = kHostAwakeUs}));
+    VKV_TRY_ASSIGN(cpu, make_cpu_backend({.plan = plan, .awake_us = kHostAwakeUs}));
     host = std::move(cpu);
   }
   VKV_TRY_ASSIGN(engine, make_gpu_engine({.shape = options.shape,
@@ -70,10 +88,13 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
     VKV_TRY(tiers.backend->give_ahead_room(tiers.ahead.bytes()));
   }
 
-  // 3. DRAM as it is needed.
+  // 3. DRAM as it is needed, near the GPU.
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
   VKV_TRY(tiers.dram->charge(engine.host_bytes, "the CPU's part of attention"));
   const uint64_t share = options.dram_bytes_max / 8 / kExtentAlignment * kExtentAlignment;
+  if (!plan.memory_nodes.empty())
+    engine.pinned_memory =
+        std::make_unique<NodePolicySource>(std::move(engine.pinned_memory), plan.memory_nodes);
   auto pinned_source = std::make_unique<SlabSource>(
       std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());
   tiers.pinned =
@@ -86,7 +107,10 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
 Result<Tiers> open_tiers(const CacheOptions& options) {
   if (options.device == Device::kCuda) return open_cuda(options);
   Tiers tiers;
-  VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
+  const bool leaves_one = options.nvme_bytes_max > 0 && usable_threads() >= kSpareForIoFrom;
+  const ThreadPlan plan =
+      plan_threads_here({.threads = options.threads, .spare = leaves_one ? 1 : 0});
+  VKV_TRY_ASSIGN(backend, make_cpu_backend({.plan = plan}));
   tiers.backend = std::move(backend);
   if (options.nvme_bytes_max > 0) {
     VKV_TRY_ASSIGN(
@@ -96,7 +120,7 @@ Result<Tiers> open_tiers(const CacheOptions& options) {
                                  .io = options.io_backend}));
     tiers.store = std::move(store);
   }
-  tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
+  tiers.dram = make_dram(options.dram_bytes_max, plan);
   return Result<Tiers>(std::move(tiers));
 }
 

@@ -5,6 +5,7 @@
 // with each engine, and with ONEDNN_MAX_CPU_ISA lowered, so that one machine checks the kernels of
 // others.
 #include <gtest/gtest.h>
+#include <tbb/global_control.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -313,6 +314,52 @@ TEST(attend, items_of_many_blocks_are_cut_and_merged_alike_on_any_number_of_thre
         const Partial got = attend(*make_engine("", threads), item);
         EXPECT_EQ(got.out, expected.out);
         EXPECT_EQ(got.lse, expected.lse);
+      }
+    }
+  }
+}
+
+// As machines of two and of four nodes would have it, with items whose blocks lie on each of them,
+// on one alone, and on none that is known.
+TEST(attend, teams_of_any_number_give_the_same_bits_wherever_blocks_lie) {
+  const KvShape shape = {.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+  constexpr size_t kItems = 6;
+  const Tokens tokens = random_tokens(shape, 32 * 40, 133);
+  const std::vector<Record> records =
+      encode_all(oracle(), tokens, tokens.count, 32, {Codec::kI4, Codec::kI2});
+  const std::vector<BlockView> views = views_of(records);
+  const std::vector<float> q = random_queries(shape, 1, 134);
+  std::vector<AttendItem> items;
+  for (size_t i = 0; i < kItems; ++i)  // 6, 12, ... 36 blocks
+    items.push_back(item_over(shape, 1, q, std::span(views).first(6 * (i + 1))));
+  const auto attend_all = [&](Backend& backend) {
+    std::vector<Partial> partials(
+        kItems, {std::vector<float>(q.size(), NAN), std::vector<float>(q.size() / 64, NAN)});
+    for (size_t i = 0; i < kItems; ++i) {
+      items[i].out = partials[i].out.data();
+      items[i].lse = partials[i].lse.data();
+    }
+    EXPECT_TRUE(backend.attend(items).ok());
+    return partials;
+  };
+  const std::vector<Partial> expected = attend_all(*make_engine("", 1));
+
+  const tbb::global_control threads(tbb::global_control::max_allowed_parallelism, 7);
+  for (const int team_count : {1, 2, 4}) {
+    ThreadPlan plan;
+    for (int node = 0; node < team_count; ++node)
+      plan.teams.push_back({.node = node, .thread_count = 1 + node % 2, .cpus = {0}});
+    for (const int awake_us : {0, 200}) {
+      auto backend = make_cpu_backend({.plan = plan, .awake_us = awake_us});
+      ASSERT_TRUE(backend.ok()) << backend.status().message();
+      for (const int spread : {1, 3, 5}) {
+        for (size_t i = 0; i < kItems; ++i)
+          items[i].node = static_cast<int>(i) % spread - 1;  // from kUnknownNode on
+        const std::vector<Partial> got = attend_all(*backend.value());
+        for (size_t i = 0; i < kItems; ++i) {
+          EXPECT_EQ(got[i].out, expected[i].out) << team_count << " teams, item " << i;
+          EXPECT_EQ(got[i].lse, expected[i].lse);
+        }
       }
     }
   }

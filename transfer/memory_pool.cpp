@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/block_format.h"
@@ -126,11 +127,12 @@ MemoryCharge::~MemoryCharge() {
   if (pool_ != nullptr) pool_->discharge(byte_count_);
 }
 
-MemoryPool::MemoryPool(uint64_t bytes_max)
-    : state_(new State{.tier = Tier::kDram,
-                       .bytes_max = std::min(bytes_max, kBudgetBytesMax),
-                       .stock_bytes_max = kStockBytesMax,
-                       .source = std::make_unique<AnonymousMemory>()}) {}
+MemoryPool::MemoryPool(uint64_t bytes_max, std::unique_ptr<MemorySource> source)
+    : state_(
+          new State{.tier = Tier::kDram,
+                    .bytes_max = std::min(bytes_max, kBudgetBytesMax),
+                    .stock_bytes_max = kStockBytesMax,
+                    .source = source ? std::move(source) : std::make_unique<AnonymousMemory>()}) {}
 
 MemoryPool::MemoryPool(Tier tier, uint64_t bytes_max, std::unique_ptr<MemorySource> source)
     : state_(new State{.tier = tier,
@@ -190,6 +192,8 @@ void MemoryPool::release(std::span<std::byte> bytes) {
   state_->stock_bytes += bytes.size();
   state_->trim_stock(std::min(state_->stock_bytes_max, state_->bytes_max - state_->used_bytes));
 }
+
+int MemoryPool::node_of(const std::byte* data) const { return state_->source->node_of(data); }
 
 Tier MemoryPool::tier() const { return state_->tier; }
 

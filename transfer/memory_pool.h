@@ -72,8 +72,8 @@ class MemoryCharge {
 // outlives its buffers.
 class MemoryPool {
  public:
-  // Of DRAM: anonymous memory of the process.
-  explicit MemoryPool(uint64_t bytes_max);
+  // Of DRAM: anonymous memory of the process, or what the source takes from the system as that.
+  explicit MemoryPool(uint64_t bytes_max, std::unique_ptr<MemorySource> source = nullptr);
   // Errors name `tier`. Where the source says no, the budget does not matter.
   MemoryPool(Tier tier, uint64_t bytes_max, std::unique_ptr<MemorySource> source);
   ~MemoryPool();
@@ -85,6 +85,9 @@ class MemoryPool {
   // Counts memory that does not come from here. Errors: as allocate.
   Status charge(uint64_t byte_count, std::string_view purpose);
   void discharge(uint64_t byte_count);
+
+  // As its source has it.
+  int node_of(const std::byte* data) const;
 
   Tier tier() const;
   uint64_t bytes_used() const;

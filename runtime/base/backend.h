@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "runtime/base/block_format.h"
+#include "runtime/base/numa_node.h"
 #include "vkv/status.h"
 #include "vkv/types.h"
 
@@ -46,7 +47,8 @@ struct AttendItem {
   // The last q_len open tokens are the queries' own when `causal`: query i sees the open tokens
   // [0, token_count - q_len + i]. Otherwise every query sees them all.
   OpenTokens open;
-  bool causal = false;  // needs open.token_count >= q_len
+  bool causal = false;      // needs open.token_count >= q_len
+  int node = kUnknownNode;  // NUMA node of its blocks: whose threads had better compute it
 
   float* out = nullptr;  // [q_len, q_heads, head_dim]; 0 where there is no token
   float* lse = nullptr;  // [q_len, q_heads]; -inf where there is no token

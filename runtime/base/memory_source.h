@@ -5,11 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "runtime/base/numa_node.h"
 #include "vkv/status.h"
 
 namespace vkv {
 
-// One thread at a time: its pool's lock guards it.
+// One thread at a time, but for node_of(): its pool's lock guards it.
 class MemorySource {
  public:
   virtual ~MemorySource() = default;
@@ -20,6 +21,9 @@ class MemorySource {
 
   // Exactly what map() gave.
   virtual void unmap(std::byte* data, uint64_t byte_count) = 0;
+
+  // The NUMA node that a byte of what map() gave lies on, where there are several.
+  virtual int node_of(const std::byte*) const { return kUnknownNode; }
 };
 
 }  // namespace vkv

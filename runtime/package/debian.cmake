@@ -37,7 +37,7 @@ tokens encoded at 1 to 8 bits, and computes attention on the codes.")
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libvkv-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS
-    "${library_package} ${this_version}, libtbb-dev, liburing-dev")
+    "${library_package} ${this_version}, libtbb-dev, libhwloc-dev, liburing-dev")
 set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "Quantized KV cache of multimodal LLMs (development)
 Headers for C++20 and C11, CMake and pkg-config files, and the static library.")
 

@@ -1,8 +1,8 @@
 # make_wheel.py: makes the wheel `vkv` of a build: `python make_wheel.py build/cpu dist`.
 # SPDX-License-Identifier: Apache-2.0
 """Run it with the Python that the module was built for. The wheel has the module, oneDNN and the
-Python files; oneTBB and liburing are the system's (Debian: libtbb12, liburing2), and PyTorch and
-transformers are wanted by vkv.Cache alone.
+Python files; oneTBB, hwloc and liburing are the system's (Debian: libtbb12, libhwloc15, liburing2),
+and PyTorch and transformers are wanted by vkv.Cache alone.
 """
 
 import base64

@@ -3,7 +3,6 @@
 #include "tools/vkv/bench_cpu.h"
 
 #include <fmt/format.h>
-#include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <atomic>
@@ -19,7 +18,7 @@
 #include "cpu/crew.h"
 #include "cpu/measure_tile.h"
 #include "cpu/parallel.h"
-#include "cpu/threads.h"
+#include "cpu/thread_plan.h"
 #include "tools/vkv/bench_parts.h"
 #include "tools/vkv/byte_size.h"
 #include "tools/vkv/cpu_records.h"
@@ -32,14 +31,21 @@ namespace {
 
 constexpr uint64_t kRecordBytes = uint64_t{768} << 20;  // several times any L3
 
+// The crew that a backend of this plan has, or none.
+std::unique_ptr<Crew> crew_of(const Teams& teams, int awake_us) {
+  if (awake_us == 0 && !teams.are_bound()) return nullptr;
+  return std::make_unique<Crew>(teams, std::chrono::microseconds(awake_us));
+}
+
 // Seconds until all of so many threads came, saw each other, and were back, when they had nothing
 // to do for a while. Gives up on threads that do not come.
-double fan_seconds(const BenchCpuArguments& arguments, int threads,
+double fan_seconds(const BenchCpuArguments& arguments, const ThreadPlan& plan,
                    std::chrono::microseconds idle) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kPatience(5);
-  tbb::task_arena arena(threads);
-  Crew crew(arena, std::chrono::microseconds(arguments.awake_us));
+  const Teams teams(plan);
+  const std::unique_ptr<Crew> crew = crew_of(teams, arguments.awake_us);
+  const int threads = teams.thread_count();
   std::vector<double> seconds;
   for (int i = 0; i < 8 * arguments.repetitions; ++i) {
     const auto idle_end = Clock::now() + idle;
@@ -47,8 +53,8 @@ double fan_seconds(const BenchCpuArguments& arguments, int threads,
     }
     const auto begin = Clock::now();
     std::atomic<int> come = 0;
-    arena.execute([&] {
-      const Crew::Scope scope(arguments.awake_us > 0 ? &crew : nullptr);
+    teams.arena(0).execute([&] {
+      const Crew::Scope scope(crew.get());
       parallel_tasks(static_cast<size_t>(threads), 1e9, [&](size_t) {
         ++come;
         while (come < threads && Clock::now() < begin + kPatience) {
@@ -130,12 +136,13 @@ struct Limits {
   std::optional<TorchAttentionRow> fastest;
 };
 
-Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape) {
-  Limits limits = {.threads = worker_threads(arguments.threads)};
-  limits.read_speed = DramReader(limits.threads).speed(arguments.repetitions);
+Result<Limits> measure_limits(const BenchCpuArguments& arguments, const KvShape& shape,
+                              const ThreadPlan& plan) {
+  Limits limits = {.threads = plan.thread_count()};
+  limits.read_speed = DramReader(plan).speed(arguments.repetitions);
   for (const int idle_us : {0, 100, 1000})
-    limits.fan.emplace_back(
-        idle_us, fan_seconds(arguments, limits.threads, std::chrono::microseconds(idle_us)));
+    limits.fan.emplace_back(idle_us,
+                            fan_seconds(arguments, plan, std::chrono::microseconds(idle_us)));
   if (arguments.torch.empty()) return limits;
   VKV_TRY_ASSIGN(torch, measure_torch_attention({.python = arguments.torch,
                                                  .shape = shape,
@@ -201,16 +208,17 @@ Status add_parts(const BenchCpuArguments& a, std::string_view engine,
   if (!tiles) return {};  // the reference has no tiles
   if (!a.json)
     fmt::print("\nparts    {}, ns/token-head of one thread on a tile in cache\n{:<8}", engine, "K");
-  const char* const names[] = {"unpack",  "products", "queries", "scores",
-                               "softmax", "outputs",  "sum",     "whole"};
+  const char* const names[] = {"unpack",  "products", "queries", "scores", "softmax",
+                               "outputs", "merge",    "sum",     "whole"};
   if (!a.json)
     for (const char* one : names) fmt::print(" {:>9}", one);
   if (!a.json) fmt::print("\n");
   for (size_t i = 0; i < pairs.size(); ++i) {
     VKV_TRY_ASSIGN(parts, measure_tile_parts(*tiles, pairs[i].k, a.q_len * a.q_heads / a.kv_heads,
                                              a.head_dim));
-    const double values[] = {parts.unpack,  parts.products, parts.queries, parts.scores,
-                             parts.softmax, parts.outputs,  parts.sum(),   parts.whole};
+    const double values[] = {parts.unpack, parts.products, parts.queries,
+                             parts.scores, parts.softmax,  parts.outputs,
+                             parts.merge,  parts.sum(),    parts.whole};
     nlohmann::json row = {{"engine", engine}, {"codecs", a.codecs[i]}};
     for (size_t part = 0; part < std::size(values); ++part) row[names[part]] = values[part];
     json["parts"].push_back(row);
@@ -234,14 +242,14 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
   VKV_TRY_ASSIGN(pairs, codec_pairs_of(arguments.codecs));
   std::vector<std::string> engines = arguments.engines;
   if (engines.empty()) engines.emplace_back();
+  const ThreadPlan plan = plan_threads_here({.threads = arguments.threads});
   std::vector<std::unique_ptr<Backend>> backends;
   for (const std::string& engine : engines) {
-    VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = arguments.threads,
-                                              .awake_us = arguments.awake_us,
-                                              .engine = engine}));
+    VKV_TRY_ASSIGN(backend, make_cpu_backend(
+                                {.plan = plan, .awake_us = arguments.awake_us, .engine = engine}));
     backends.push_back(std::move(backend));
   }
-  VKV_TRY_ASSIGN(limits, measure_limits(arguments, shape));
+  VKV_TRY_ASSIGN(limits, measure_limits(arguments, shape, plan));
 
   nlohmann::json json = {{"threads", limits.threads},
                          {"read_gb_s", limits.read_speed / 1e9},
@@ -258,7 +266,8 @@ Status bench_cpu(const BenchCpuArguments& arguments) {
                                 .token_count = arguments.tokens,
                                 .batch = arguments.batch,
                                 .byte_count = kRecordBytes,
-                                .threads = arguments.threads});
+                                .threads = arguments.threads,
+                                .nodes = plan.memory_nodes});
       VKV_TRY_ASSIGN(seconds, measure(arguments, shape, records, *backend));
       json["rows"].push_back(
           row_of(arguments, arguments.codecs[i], backend->name(), records, seconds, limits));

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "cpu/threads.h"
+#include "cpu/thread_plan.h"
 #include "kernels/gpu_devices.h"
 #include "kernels/measure_attend.h"
 #include "tools/quality/quality_report.h"
@@ -31,8 +31,9 @@ Result<ReadSpeeds> measure_speeds() {
   VKV_TRY_ASSIGN(link, measure_read_speed(Tier::kDram));
   speeds.hbm = hbm;
   speeds.link = link;
-  speeds.threads = usable_threads();
-  DramReader reader(speeds.threads);
+  const ThreadPlan plan = plan_threads_here({});
+  speeds.threads = plan.thread_count();
+  DramReader reader(plan);
   speeds.cpu = reader.speed(7);
 
   std::atomic<bool> stop = false;

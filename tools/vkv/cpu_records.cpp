@@ -13,6 +13,7 @@
 #include "cpu/threads.h"
 #include "runtime/base/block_format.h"
 #include "runtime/base/codec.h"
+#include "transfer/node_memory.h"
 
 namespace vkv {
 namespace {
@@ -96,6 +97,11 @@ CpuRecords::CpuRecords(const CpuRecordsOptions& options) : options_(options) {
   for (size_t i = 0; i < sequence_count; ++i) {
     std::byte* const base = memory_.get() + i * sequence_bytes;
     sequences_[i].extents.resize(extent_count);
+    sequences_[i].nodes.assign(extent_count, kUnknownNode);
+    for (size_t e = 0; e < extent_count && !options.nodes.empty(); ++e) {
+      const int node = options.nodes[node_of_turn(i * extent_count + e, options.nodes.size())];
+      if (prefer_node({base + e * extent_bytes, extent_bytes}, node)) sequences_[i].nodes[e] = node;
+    }
     for (size_t b = 0; b < block_count; ++b) {
       std::byte* const record =
           base + b / per_extent * extent_bytes + b % per_extent * record_bytes;
@@ -146,9 +152,10 @@ std::vector<AttendItem> CpuRecords::items(int layer) const {
   for (int i = 0; i < options_.batch; ++i) {
     const Sequence& sequence = sequences_[static_cast<size_t>(layer * options_.batch + i)];
     const AttendItem item = {.shape = options_.shape, .scale = scale, .k_mean = mean_.data()};
-    for (const std::vector<BlockView>& blocks : sequence.extents) {
+    for (size_t e = 0; e < sequence.extents.size(); ++e) {
       items.push_back(item);
-      items.back().blocks = blocks;
+      items.back().blocks = sequence.extents[e];
+      items.back().node = sequence.nodes[e];
     }
     items.push_back(item);
     items.back().open = sequence.open;

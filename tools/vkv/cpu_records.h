@@ -20,6 +20,7 @@ struct CpuRecordsOptions {
   int open_tokens = 128;    // of them, at 16 bit
   uint64_t byte_count = 0;  // at least so many, of two layers or more
   int threads = 0;          // that touch the memory first
+  std::vector<int> nodes;   // NUMA nodes that extents lie on by turns; empty: the system decides
 };
 
 // Random codes under plausible scales, 16-bit values that are normal. What a sequence has of a
@@ -39,6 +40,7 @@ class CpuRecords {
  private:
   struct Sequence {
     std::vector<std::vector<BlockView>> extents;
+    std::vector<int> nodes;  // of each extent
     OpenTokens open;
   };
 

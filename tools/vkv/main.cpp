@@ -67,13 +67,17 @@ int run(int argc, char** argv) {
       "plan", "Estimate a decode step's time for presets and budgets, and what more HBM would buy");
   vkv::add_plan_flags(*plan_app, plan_arguments);
 
-  bool topo_json = false;
+  vkv::TopoArguments topo;
   CLI::App* topo_app = app.add_subcommand(
       "topo",
       "Show what this machine has: CPUs, caches, memory nodes, GPUs, NVMe disks, and which "
       "engines would be used");
-  topo_app->add_flag("--json", topo_json, "Print as JSON");
-  topo_app->footer("\nExample: vkv topo");
+  topo_app->add_option("--machine", topo.machine,
+                       "Another machine than this, in hwloc's words (\"node:2 core:16 pu:2\"): its "
+                       "nodes, threads and memory alone");
+  topo_app->add_flag("--json", topo.json, "Print as JSON");
+  topo_app->footer(
+      "\nExamples:\n  vkv topo\n  vkv topo --machine \"package:2 node:2 core:8 pu:2\"");
 
   try {
     app.parse(argc, argv);
@@ -81,7 +85,7 @@ int run(int argc, char** argv) {
     // Help and version are "errors" too, with status 0. Their text goes to standard output.
     return app.exit(error) == 0 ? vkv::kExitDone : vkv::kExitUsage;
   }
-  if (topo_app->parsed()) return vkv::topo_command(topo_json);
+  if (topo_app->parsed()) return vkv::topo_command(topo);
   if (plan_app->parsed()) return vkv::plan_command(plan_arguments);
   if (inspect_app->parsed()) return vkv::inspect_command(inspect_arguments);
   if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);

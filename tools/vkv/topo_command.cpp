@@ -15,6 +15,7 @@
 
 #include "cpu/attend_tiles.h"
 #include "cpu/cpu_backend.h"
+#include "cpu/thread_plan.h"
 #include "cpu/topology.h"
 #include "kernels/gpu_devices.h"
 #include "tools/mllm/media.h"
@@ -98,6 +99,50 @@ void print_memory(const Topology& topology) {
   }
 }
 
+// What a cache would do with this machine, on the CPU or beside a GPU near this node. Where an NVMe
+// tier gets a CPU of its own (runtime/open_tiers.cpp), there is one thread less.
+ThreadPlan plan_on_cpu(const Topology& topology) { return plan_threads(topology, {}); }
+ThreadPlan plan_beside_gpu(const Topology& topology, int gpu_node) {
+  return plan_threads(topology, {.spare = 1, .gpu_node = gpu_node});
+}
+
+// "0-3,8"
+std::string list_text(const std::vector<int>& ascending) {
+  std::string text;
+  for (size_t i = 0; i < ascending.size();) {
+    size_t last = i;
+    while (last + 1 < ascending.size() && ascending[last + 1] == ascending[last] + 1) ++last;
+    text += text.empty() ? "" : ",";
+    text += last == i ? fmt::format("{}", ascending[i])
+                      : fmt::format("{}-{}", ascending[i], ascending[last]);
+    i = last + 1;
+  }
+  return text;
+}
+
+void print_plan(const std::string& label, const ThreadPlan& plan) {
+  std::string teams;
+  for (const TeamPlan& team : plan.teams) {
+    teams += teams.empty() ? "" : ", ";
+    teams += fmt::format("{}", team.thread_count);
+    if (!team.cpus.empty())
+      teams += fmt::format(" on node {} (CPUs {})", team.node, list_text(team.cpus));
+  }
+  fmt::print("{:<10} {}; memory {}\n", label, teams,
+             plan.memory_nodes.empty() ? "where the system puts it"
+             : plan.memory_nodes.size() == 1
+                 ? fmt::format("on node {}", plan.memory_nodes[0])
+                 : fmt::format("by turns on nodes {}", list_text(plan.memory_nodes)));
+}
+
+Json plan_json(const ThreadPlan& plan) {
+  Json json = {{"teams", Json::array()}, {"memory_nodes", plan.memory_nodes}};
+  for (const TeamPlan& team : plan.teams)
+    json["teams"].push_back(
+        {{"node", team.node}, {"threads", team.thread_count}, {"cpus", list_text(team.cpus)}});
+  return json;
+}
+
 void print_devices(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus) {
   for (const PciDevice& device : topology.devices) {
     fmt::print("{:<10} {} {}{}{}\n", device.kind == PciDevice::Kind::kGpu ? "gpu" : "nvme",
@@ -115,10 +160,11 @@ void print_devices(const Topology& topology, const Result<std::vector<GpuDevice>
                gpu.name, gpu.compute_major, gpu.compute_minor, gpu.multiprocessor_count,
                byte_size_text(gpu.memory_free_bytes), byte_size_text(gpu.memory_bytes),
                gpu.pci_bus_id, node_text(gpu.host_numa_node));
+    print_plan("  threads", plan_beside_gpu(topology, gpu.host_numa_node));
   }
 }
 
-Json topology_json(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus) {
+Json topology_json(const Topology& topology) {
   Json json = {{"cpu",
                 {{"model", topology.cpu_model},
                  {"packages", topology.package_count},
@@ -134,7 +180,7 @@ Json topology_json(const Topology& topology, const Result<std::vector<GpuDevice>
                {"nodes", Json::array()},
                {"caches", Json::array()},
                {"devices", Json::array()},
-               {"cuda", Json::array()}};
+               {"threads", plan_json(plan_on_cpu(topology))}};
   for (const NumaNode& node : topology.nodes) {
     json["nodes"].push_back(
         {{"index", node.os_index}, {"memory_bytes", node.memory_bytes}, {"cpus", node.cpus}});
@@ -152,6 +198,11 @@ Json topology_json(const Topology& topology, const Result<std::vector<GpuDevice>
                                {"os_names", device.os_names},
                                {"node", device.numa_node}});
   }
+  return json;
+}
+
+void add_gpus(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus, Json& json) {
+  json["cuda"] = Json::array();
   if (!gpus.ok()) json["cuda_absent_because"] = gpus.status().message();
   const size_t gpu_count = gpus.ok() ? gpus.value().size() : 0;
   for (size_t i = 0; i < gpu_count; ++i) {
@@ -162,41 +213,55 @@ Json topology_json(const Topology& topology, const Result<std::vector<GpuDevice>
                             {"memory_bytes", gpu.memory_bytes},
                             {"memory_free_bytes", gpu.memory_free_bytes},
                             {"bus_id", gpu.pci_bus_id},
-                            {"node", gpu.host_numa_node}});
+                            {"node", gpu.host_numa_node},
+                            {"threads", plan_json(plan_beside_gpu(topology, gpu.host_numa_node))}});
   }
-  return json;
 }
 
-}  // namespace
+void add_engines(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus, Json& json) {
+  add_gpus(topology, gpus, json);
+  json["attention_engine"] = attention_engine();
+  for (const auto& [engine, state] : engine_states()) json["attention_engines"][engine] = state;
+  for (const ContestResult& result : contest_results())
+    json["codes_multiplied_by"].push_back(
+        {{"bits", result.bits}, {"rows", result.rows}, {"engine", name(result.winner)}});
+  json["io_uring"] = io_uring_state();
+  json["media"] = media_decoder_name();
+}
 
-int topo_command(bool json) {
-  Result<Topology> topology = read_topology();
-  if (!topology.ok()) {
-    spdlog::error("{}", topology.status().message());
-    return kExitSomeFailed;
-  }
-  const Result<std::vector<GpuDevice>> gpus = list_gpu_devices();
-  if (json) {
-    Json all = topology_json(topology.value(), gpus);
-    all["attention_engine"] = attention_engine();
-    for (const auto& [engine, state] : engine_states()) all["attention_engines"][engine] = state;
-    for (const ContestResult& result : contest_results())
-      all["codes_multiplied_by"].push_back(
-          {{"bits", result.bits}, {"rows", result.rows}, {"engine", name(result.winner)}});
-    all["io_uring"] = io_uring_state();
-    all["media"] = media_decoder_name();
-    fmt::print("{}\n", all.dump(1, ' ', false, Json::error_handler_t::replace));
-    return kExitDone;
-  }
-  print_cpus(topology.value());
-  print_memory(topology.value());
-  print_devices(topology.value(), gpus);
+void print_engines(const Topology& topology, const Result<std::vector<GpuDevice>>& gpus) {
+  print_devices(topology, gpus);
   fmt::print("attention  {}\n", attention_engine());
   for (const auto& [engine, state] : engine_states())
     fmt::print("  VKV_CPU={:<13} {}\n", engine, state);
   for (const std::string& line : contest_lines()) fmt::print("  codes of {}\n", line);
   fmt::print("io_uring   {}\n", io_uring_state());
   fmt::print("media      {}\n", media_decoder_name());
+}
+
+}  // namespace
+
+int topo_command(const TopoArguments& arguments) {
+  const Result<Topology> read = read_topology(arguments.machine);
+  if (!read.ok()) {
+    spdlog::error("{}", read.status().message());
+    return read.status().code() == Code::kInvalidArgument ? kExitUsage : kExitSomeFailed;
+  }
+  const Topology& topology = read.value();
+  Json all = topology_json(topology);
+  if (!arguments.json) {
+    print_cpus(topology);
+    print_memory(topology);
+    print_plan("threads", plan_on_cpu(topology));
+  }
+  if (arguments.machine.empty()) {
+    const Result<std::vector<GpuDevice>> gpus = list_gpu_devices();
+    if (arguments.json)
+      add_engines(topology, gpus, all);
+    else
+      print_engines(topology, gpus);
+  }
+  if (arguments.json) fmt::print("{}\n", all.dump(1, ' ', false, Json::error_handler_t::replace));
   return kExitDone;
 }
 
