@@ -268,7 +268,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     const bool on_disk = piece.use != nullptr && piece.use->extent->tier() == Tier::kNvme;
     (on_disk ? on_nvme : in_dram).push_back(i);
   }
-  if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks)));
+  if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks), layer));
 
   const auto compute_some = [&](std::span<const size_t> some,
                                 std::span<const std::byte* const> bases) {
@@ -310,7 +310,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     for (const Extent* extent : held) stager_->release(*extent);
     VKV_TRY(status);
     const size_t next = first < on_nvme.size() ? on_nvme[first] : end;
-    VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks)));
+    VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks), layer));
   }
 
   return merge(pieces.subspan(begin, end - begin), targets);

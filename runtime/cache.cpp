@@ -42,8 +42,10 @@ class CacheImpl final : public Cache {
   Status prepare() {
     Backend& backend = *tiers_.backend;
     if (tiers_.store) {
-      VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store, options_.prefetch_extents,
-                                          options_.extent_bytes_max));
+      VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store,
+                                          {.slot_count = options_.prefetch_extents,
+                                           .slot_bytes = options_.extent_bytes_max,
+                                           .layer_count = options_.shape.layers}));
       stager_ = std::move(stager);
       if (options_.keep_store)
         archive_ = std::make_unique<Archive>(options_, placement_, *tiers_.store);

@@ -8,30 +8,32 @@
 
 namespace vkv {
 
-Result<std::unique_ptr<Stager>> Stager::make(MemoryPool& pool, BlockStore& store, int slot_count,
-                                             uint64_t slot_bytes) {
-  std::vector<Slot> slots(static_cast<size_t>(slot_count));
+Result<std::unique_ptr<Stager>> Stager::make(MemoryPool& pool, BlockStore& store,
+                                             const StagerOptions& options) {
+  std::vector<Slot> slots(static_cast<size_t>(options.slot_count));
   for (Slot& slot : slots) {
-    VKV_TRY_ASSIGN(buffer, pool.allocate(slot_bytes, "staging of reads from nvme"));
+    VKV_TRY_ASSIGN(buffer, pool.allocate(options.slot_bytes, "staging of reads from nvme"));
     slot.buffer = std::move(buffer);
   }
   std::vector<std::span<std::byte>> regions;
   for (const Slot& slot : slots) regions.push_back(slot.buffer.bytes());
   store.register_memory(regions);
-  return std::unique_ptr<Stager>(new Stager(store, std::move(slots)));
+  return std::unique_ptr<Stager>(new Stager(store, std::move(slots), options.layer_count));
 }
 
 Stager::~Stager() {
   for (Slot& slot : slots_) clear(slot);
 }
 
-Status Stager::prefetch(std::span<const std::shared_ptr<Extent>> upcoming) {
+Status Stager::prefetch(std::span<const std::shared_ptr<Extent>> upcoming, int layer) {
+  clock_of_layers_.tell(layer, std::chrono::steady_clock::now());
   const auto wanted = upcoming.first(std::min(upcoming.size(), slots_.size()));
   for (const std::shared_ptr<Extent>& extent : wanted) {
     if (find(*extent) != nullptr) continue;
     Slot* slot = vacate(wanted);
     if (slot == nullptr) return {};  // every slot is held or wanted
-    VKV_TRY(start_read(*slot, extent, IoPriority::kAhead));
+    VKV_TRY(
+        start_read(*slot, extent, IoPriority::kAhead, clock_of_layers_.turn_of(extent->layer())));
   }
   return {};
 }
@@ -42,7 +44,7 @@ Result<const std::byte*> Stager::acquire(const std::shared_ptr<Extent>& extent) 
   if (slot == nullptr) {
     slot = vacate({});
     VKV_CHECK(slot != nullptr);
-    VKV_TRY(start_read(*slot, extent, IoPriority::kNow));
+    VKV_TRY(start_read(*slot, extent, IoPriority::kNow, kNoDeadline));
   } else {
     ++stats_.hit_count;
     if (slot->ticket == IoTicket::kNone || store_.ready(slot->ticket)) ++stats_.ready_count;
@@ -91,9 +93,10 @@ Stager::Slot* Stager::vacate(std::span<const std::shared_ptr<Extent>> keep) {
   return oldest;
 }
 
-Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority) {
+Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority,
+                          IoDeadline deadline) {
   const auto target = slot.buffer.bytes().first(extent->byte_count());
-  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target, priority));
+  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target, priority, deadline));
   slot.extent = std::move(extent);
   slot.ticket = ticket;
   slot.failure = Status();

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/extent.h"
+#include "runtime/layer_clock.h"
 #include "transfer/block_store.h"
 #include "transfer/memory_pool.h"
 #include "vkv/status.h"
@@ -25,19 +26,27 @@ struct StagerStats {
   double wait_seconds = 0;
 };
 
+struct StagerOptions {
+  int slot_count = 0;
+  uint64_t slot_bytes = 0;
+  int layer_count = 0;
+};
+
 class Stager {
  public:
-  // Takes slot_count slots of slot_bytes out of the pool, and registers them with the store, which
+  // Takes slots out of the pool, and registers them with the store, which
   // is read from no more when the stager is gone. Errors: kOutOfMemory.
-  static Result<std::unique_ptr<Stager>> make(MemoryPool& pool, BlockStore& store, int slot_count,
-                                              uint64_t slot_bytes);
+  static Result<std::unique_ptr<Stager>> make(MemoryPool& pool, BlockStore& store,
+                                              const StagerOptions& options);
   ~Stager();
 
   int slot_count() const { return static_cast<int>(slots_.size()); }
 
   // Starts reading the first slot_count() of `upcoming` that are not staged, in slots that hold
-  // none of them. Never waits for a read that is wanted. Errors of reads show at acquire().
-  Status prefetch(std::span<const std::shared_ptr<Extent>> upcoming);
+  // none of them. `layer` is the one that computes now; a read is due when its own layer's turn
+  // comes, by the time that layers took lately. Never waits for a read that is wanted. Errors of
+  // reads show at acquire().
+  Status prefetch(std::span<const std::shared_ptr<Extent>> upcoming, int layer);
 
   // The bytes of an extent, waiting for its read. Valid until release() of the extent. At most
   // slot_count() extents may be held. Errors: kIo, kDataLoss; the extent is then not held.
@@ -59,18 +68,21 @@ class Stager {
     uint64_t last_use = 0;
   };
 
-  Stager(BlockStore& store, std::vector<Slot> slots) : store_(store), slots_(std::move(slots)) {}
+  Stager(BlockStore& store, std::vector<Slot> slots, int layer_count)
+      : store_(store), slots_(std::move(slots)), clock_of_layers_(layer_count) {}
 
   Slot* find(const Extent& extent);
   // A slot for another extent: free, or the one unused for longest and not in `keep`. nullptr:
   // none.
   Slot* vacate(std::span<const std::shared_ptr<Extent>> keep);
-  Status start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority);
+  Status start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority,
+                    IoDeadline deadline);
   void finish_read(Slot& slot);
   void clear(Slot& slot);
 
   BlockStore& store_;
   std::vector<Slot> slots_;
+  LayerClock clock_of_layers_;
   StagerStats stats_;
   uint64_t clock_ = 0;
 };

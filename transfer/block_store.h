@@ -81,6 +81,7 @@ struct BlockStoreStats {
   uint64_t index_written_bytes = 0;
   uint64_t commit_count = 0;     // since open
   uint64_t cancelled_count = 0;  // operations that never began
+  uint64_t late_count = 0;       // operations that began behind their deadline
 };
 
 // Thread-safe. Buffers are 4096-aligned and belong to the store from submit to wait.
@@ -111,7 +112,8 @@ class BlockStore {
   virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
                                         IoPriority priority = IoPriority::kWriteBack) = 0;
   virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
-                                       IoPriority priority = IoPriority::kNow) = 0;
+                                       IoPriority priority = IoPriority::kNow,
+                                       IoDeadline deadline = kNoDeadline) = 0;
 
   // Finishes one operation, exactly once a ticket; afterwards its buffer is the caller's again,
   // also when it failed. Errors: kIo with errno, kDataLoss when a checksum does not match

@@ -215,24 +215,26 @@ Result<IoTicket> FileStore::submit_write(StoreExtent& extent, std::span<const st
   extent.crc32c = crc32c(source);
   // The engine reads from it only.
   std::byte* const data = const_cast<std::byte*>(source.data());
-  return submit(extent, {.kind = IoRequest::Kind::kWrite, .data = data}, priority);
+  return submit(extent,
+                {.request = {.kind = IoRequest::Kind::kWrite, .data = data}, .priority = priority});
 }
 
 Result<IoTicket> FileStore::submit_read(const StoreExtent& extent, std::span<std::byte> target,
-                                        IoPriority priority) {
+                                        IoPriority priority, IoDeadline deadline) {
   VKV_CHECK(target.size() == extent.byte_count);
-  return submit(extent, {.data = target.data()}, priority);
+  return submit(extent,
+                {.request = {.data = target.data()}, .priority = priority, .deadline = deadline});
 }
 
-Result<IoTicket> FileStore::submit(const StoreExtent& extent, IoRequest request,
-                                   IoPriority priority) {
+Result<IoTicket> FileStore::submit(const StoreExtent& extent, const QueuedRequest& queued) {
+  auto owned = std::make_unique<Operation>();
+  Operation& operation = *owned;
+  operation.queued = queued;
+  operation.crc32c = extent.crc32c;
+  IoRequest& request = operation.queued.request;
   VKV_CHECK(reinterpret_cast<uintptr_t>(request.data) % kExtentAlignment == 0);
   request.file_offset = extent.file_offset;
   request.byte_count = extent.byte_count;
-  auto owned = std::make_unique<Operation>();
-  Operation& operation = *owned;
-  operation.queued = {.request = request, .priority = priority};
-  operation.crc32c = extent.crc32c;
 
   uint64_t ticket = 0;
   {
@@ -487,6 +489,7 @@ BlockStoreStats FileStore::stats() const {
   BlockStoreStats stats = stats_;
   stats.index_bytes = kExtentsBegin + index_segment_count_ * kIndexSegmentBytes;
   stats.file_bytes = file_->bytes();
+  stats.late_count = queue_.late_count();
   return stats;
 }
 

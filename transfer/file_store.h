@@ -39,7 +39,7 @@ class FileStore final : public BlockStore {
   Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
                                 IoPriority priority) override;
   Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
-                               IoPriority priority) override;
+                               IoPriority priority, IoDeadline deadline) override;
   Status wait(IoTicket ticket) override;
   void cancel(IoTicket ticket) override;
   bool ready(IoTicket ticket) override;
@@ -81,7 +81,7 @@ class FileStore final : public BlockStore {
   Operation& operation_of(IoTicket ticket);
   void forget(IoTicket ticket);
 
-  Result<IoTicket> submit(const StoreExtent& extent, IoRequest request, IoPriority priority);
+  Result<IoTicket> submit(const StoreExtent& extent, const QueuedRequest& queued);
   Status transferred(const IoRequest& request) const;
   Status outcome(const Operation& operation) const;
   Status commit_batch(const IndexBatch& batch);  // commit_mutex_ held
