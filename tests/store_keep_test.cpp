@@ -364,5 +364,59 @@ TEST_F(StoreKeepTest, what_a_broken_creation_left_is_no_obstacle_and_a_foreign_f
   EXPECT_TRUE(contains(status.message(), "is in the way of a new store")) << status.message();
 }
 
+// In the middle of the file too; a step of growing is kept, so that what comes and goes costs no
+// calls.
+TEST(store_room, what_is_erased_is_given_back_to_the_disk) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  constexpr uint64_t kExtent = uint64_t{1} << 20, kBytesMax = uint64_t{32} << 20;
+  MemoryBuffer bytes = std::move(test_memory().allocate(kExtent, "a test").value());
+  fill(bytes.bytes(), 1, 1);
+  const auto save_one = [&](BlockStore& store, uint64_t number) {
+    CommittedSequence sequence{.key = key_of(number)};
+    for (int i = 0; i < 2; ++i) {
+      sequence.extents.push_back({.extent = store.reserve(kExtent).value()});
+      StoreExtent& extent = sequence.extents.back().extent;
+      ASSERT_TRUE(store.wait(store.submit_write(extent, bytes.bytes()).value()).ok());
+    }
+    ASSERT_TRUE(store.commit(sequence).ok());
+    release_all(store, sequence.extents);
+  };
+  uint64_t disk_bytes = 0;
+  {
+    const auto store = open_kept(path, kBytesMax);
+    for (uint64_t number = 0; number < 10; ++number) save_one(*store.value(), number);
+    const uint64_t full = store.value()->stats().disk_bytes;
+    EXPECT_GE(full, 20 * kExtent);
+    for (uint64_t number = 1; number < 9; ++number)
+      ASSERT_TRUE(store.value()->erase(key_of(number)).ok());
+    const BlockStoreStats stats = store.value()->stats();
+    EXPECT_EQ(stats.bytes_committed, 4 * kExtent);
+    EXPECT_GE(stats.file_bytes, 20 * kExtent);  // the last one lies at the end
+    EXPECT_LE(stats.disk_bytes + stats.given_back_bytes, full + 64 * 4096);
+    // What lives, a step of an eighth of the budget, and the index.
+    EXPECT_LE(stats.disk_bytes, 4 * kExtent + kBytesMax / 8 + 2 * kExtent);
+    for (uint64_t number = 20; number < 26; ++number) save_one(*store.value(), number);
+    EXPECT_GE(store.value()->stats().disk_bytes, 16 * kExtent);
+    EXPECT_EQ(store.value()->stats().file_bytes, stats.file_bytes);  // the holes were used
+    for (uint64_t number = 20; number < 26; ++number)
+      ASSERT_TRUE(store.value()->erase(key_of(number)).ok());
+  }
+  const auto store = open_kept(path, kBytesMax);
+  disk_bytes = store.value()->stats().disk_bytes;
+  EXPECT_LE(disk_bytes, 4 * kExtent + kExtent);  // at close all is given back
+  for (const uint64_t number : {0, 9}) {
+    const CommittedSequence held = store.value()->hold(key_of(number)).value();
+    for (const LabelledExtent& labelled : held.extents) {
+      MemoryBuffer got = std::move(test_memory().allocate(kExtent, "a test").value());
+      const Status status =
+          store.value()->wait(store.value()->submit_read(labelled.extent, got.bytes()).value());
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    release_all(*store.value(), held.extents);
+  }
+  for (uint64_t number = 30; number < 36; ++number) save_one(*store.value(), number);
+}
+
 }  // namespace
 }  // namespace vkv

@@ -73,9 +73,11 @@ enum class IoTicket : uint64_t { kNone = 0 };
 struct BlockStoreStats {
   uint64_t bytes_reserved = 0;  // of extents
   uint64_t bytes_peak = 0;
-  uint64_t bytes_committed = 0;  // of bytes_reserved: of sequences that outlive the process
-  uint64_t index_bytes = 0;      // superblock and index
-  uint64_t file_bytes = 0;
+  uint64_t bytes_committed = 0;   // of bytes_reserved: of sequences that outlive the process
+  uint64_t index_bytes = 0;       // superblock and index
+  uint64_t file_bytes = 0;        // its length
+  uint64_t disk_bytes = 0;        // that the disk keeps for it
+  uint64_t given_back_bytes = 0;  // of holes, to the disk
   uint64_t read_count = 0, read_bytes = 0;
   uint64_t write_count = 0, written_bytes = 0;  // of extents
   uint64_t index_written_bytes = 0;

@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "transfer/block_store.h"
-#include "transfer/file_space.h"
 #include "transfer/io_engine.h"
 #include "transfer/io_queue.h"
 #include "transfer/store_file.h"
 #include "transfer/store_index.h"
 #include "transfer/store_log.h"
+#include "transfer/store_room.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -71,11 +71,9 @@ class FileStore final : public BlockStore {
 
   bool is_kept() const { return options_.use == StoreUse::kKeep; }
   // All of these: mutex_ held.
-  Status make_room(uint64_t byte_count, uint64_t bytes_max);
   Result<uint64_t> allocate(uint64_t byte_count, uint64_t bytes_max);
   void free_if_unused(std::map<uint64_t, Stored>::iterator stored);
   Status adopt(const StoredSequence& sequence);
-  Status claim(uint64_t file_offset, uint64_t byte_count);
   Result<StoredSequence> described(const CommittedSequence& sequence) const;
 
   Operation& operation_of(IoTicket ticket);
@@ -90,7 +88,6 @@ class FileStore final : public BlockStore {
   const BlockStoreOptions options_;
   const uint64_t bytes_max_;
   const uint64_t extent_bytes_max_;  // of bytes_max_, what extents may fill
-  const uint64_t growth_bytes_;
   const std::string name_;
   const std::unique_ptr<StoreFile> file_;
   const std::unique_ptr<IoEngine> engine_;  // destroyed before the file is closed
@@ -100,7 +97,7 @@ class FileStore final : public BlockStore {
   std::unique_ptr<StoreLog> log_;
 
   mutable std::mutex mutex_;  // of all below, and of the file's length
-  FileSpace space_;
+  StoreRoom room_;
   std::map<uint64_t, Stored> extents_;  // by offset
   StoredSequences sequences_;
   Status index_health_;

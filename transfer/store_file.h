@@ -42,6 +42,11 @@ class StoreFile {
   // Errors: kIo, for a full disk with the need and what is free.
   Status grow(uint64_t byte_count);
 
+  // Gives a range back to the disk; it reads as zeros. False where the file system cannot.
+  bool punch(uint64_t file_offset, uint64_t byte_count);
+  // Has disk space put behind a range again. Errors: kIo as grow().
+  Status back(uint64_t file_offset, uint64_t byte_count);
+
   // Gives what is behind `bytes` back to the disk. Errors: kIo.
   Status shrink(uint64_t bytes);
 
@@ -51,6 +56,7 @@ class StoreFile {
   int file() const { return file_; }
   const std::string& path() const { return path_; }
   uint64_t bytes() const { return bytes_; }
+  uint64_t disk_bytes() const;                                  // that the disk keeps for it
   const Superblock& superblock() const { return superblock_; }  // as found, or as made
 
  private:

@@ -207,6 +207,7 @@ Json json_of(const Contents& contents, const InspectArguments& arguments) {
                {"closed", contents.superblock.is_closed},
                {"index_epoch", contents.superblock.epoch},
                {"file_bytes", contents.stats.file_bytes},
+               {"disk_bytes", contents.stats.disk_bytes},
                {"committed_bytes", contents.stats.bytes_committed},
                {"index_bytes", contents.stats.index_bytes},
                {"free_bytes", free_bytes(contents)},
@@ -240,8 +241,8 @@ void print(const Contents& contents, const InspectArguments& arguments) {
   const Superblock& block = contents.superblock;
   fmt::print("store      {} (version {}, {})\n", hex(block.store), kStoreVersion,
              block.is_closed ? "closed by its owner" : "its owner ended without closing it");
-  fmt::print("file       {}: {} of {} sequences, index {}, free {}\n",
-             byte_size_text(contents.stats.file_bytes),
+  fmt::print("file       {}, {} on disk: {} of {} sequences, index {}, free {}\n",
+             byte_size_text(contents.stats.file_bytes), byte_size_text(contents.stats.disk_bytes),
              byte_size_text(contents.stats.bytes_committed), contents.sequences.size(),
              byte_size_text(contents.stats.index_bytes), byte_size_text(free_bytes(contents)));
   fmt::print("index      {}\n", contents.health.ok() ? "whole" : contents.health.message());
