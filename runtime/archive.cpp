@@ -115,6 +115,15 @@ Status Archive::save(const SequenceState& sequence, const SequenceKey& key) {
   std::vector<std::byte> bytes = encode_state(options_, state);
   state = {};
 
+  uint64_t written_bytes = round_up_bytes(bytes.size(), kExtentAlignment);
+  for (const Extent* extent : list.extents())
+    if (!extent->is_stored()) written_bytes += extent->byte_count();
+  VKV_TRY(admission_.admit({.key = key,
+                            .goes_on = sequence.was_restored,
+                            .byte_count = written_bytes,
+                            .bytes_left = store_.stats().write_bytes_left,
+                            .bytes_per_day = options_.nvme_write_bytes_per_day}));
+
   // 2. Records, then the state.
   VKV_TRY(write_extents(list.extents()));
   VKV_TRY_ASSIGN(extents, write_state(bytes));
@@ -161,7 +170,7 @@ Result<std::vector<LabelledExtent>> Archive::write_state(std::span<const std::by
     const uint64_t byte_count = round_up_bytes(part.size(), kExtentAlignment);
     std::memcpy(buffer.data(), part.data(), part.size());
     std::memset(buffer.data() + part.size(), 0, byte_count - part.size());
-    VKV_TRY_ASSIGN(room, store_.reserve(byte_count));
+    VKV_TRY_ASSIGN(room, store_.reserve(part.size()));
     extents.push_back({.extent = room, .label = {.kind = StoredKind::kState}});
     VKV_TRY_ASSIGN(ticket,
                    store_.submit_write(extents.back().extent, buffer.bytes().first(byte_count)));
@@ -180,6 +189,7 @@ Result<std::vector<LabelledExtent>> Archive::write_state(std::span<const std::by
 }
 
 Result<std::unique_ptr<SequenceState>> Archive::restore(const SequenceKey& key) {
+  admission_.asked_for(key);
   VKV_TRY_ASSIGN(held, store_.hold(key));
   const auto first = std::find_if(held.extents.begin(), held.extents.end(), [](const auto& extent) {
     return extent.label.kind != StoredKind::kState;
@@ -205,6 +215,7 @@ Result<std::unique_ptr<SequenceState>> Archive::restore(const SequenceKey& key) 
     sequence->layers.push_back(std::move(layer));
   }
   sequence->roles = std::move(state.roles);
+  sequence->was_restored = true;
 
   std::vector<Extent*> stored;
   for (const LayerState& layer : sequence->layers)

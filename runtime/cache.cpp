@@ -186,6 +186,7 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
   VKV_TRY(check_level(*parent, parent_id, "forked"));
   auto child = std::make_unique<SequenceState>();
   child->roles = parent->roles;
+  child->was_restored = parent->was_restored;
   for (const LayerState& state : parent->layers) {
     VKV_TRY_ASSIGN(open, state.open.clone(placement_));
     child->layers.push_back({.extents = state.extents,
@@ -473,6 +474,10 @@ CacheStats CacheImpl::stats() const {
       .original_bytes = placement_.original_bytes(Tier::kNvme)};
   stats.nvme_read_bytes = store.read_bytes;
   stats.nvme_written_bytes = store.written_bytes;
+  stats.nvme_payload_bytes = store.payload_bytes;
+  stats.nvme_index_written_bytes = store.index_written_bytes;
+  stats.nvme_write_bytes_left = store.write_bytes_left;
+  stats.nvme_refused_save_count = archive_ ? archive_->refused_count() : 0;
   stats.nvme_read_count = stager_->stats().needed_count;
   stats.prefetch_hit_count = stager_->stats().hit_count;
   stats.prefetch_ready_count = stager_->stats().ready_count;

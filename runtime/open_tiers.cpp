@@ -93,6 +93,7 @@ Result<Tiers> open_tiers(const CacheOptions& options) {
         store, BlockStore::open({.path = options.store_path,
                                  .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
                                  .bytes_max = options.nvme_bytes_max,
+                                 .write_bytes_per_day = options.nvme_write_bytes_per_day,
                                  .io = options.io_backend}));
     tiers.store = std::move(store);
   }

@@ -126,7 +126,10 @@ Status Placement::load(std::vector<Extent*> extents) {
 }
 
 Result<IoTicket> Placement::submit_store(Extent& extent) {
-  VKV_TRY_ASSIGN(room, store_->reserve(extent.byte_count()));
+  // Records fill their extent but for the rounding; if not, all of it is paid for.
+  const uint64_t payload = extent.payload_bytes();
+  const bool is_full = round_up_bytes(payload, kExtentAlignment) == extent.byte_count();
+  VKV_TRY_ASSIGN(room, store_->reserve(is_full ? payload : extent.byte_count()));
   extent.stored_ = room;
   const Result<IoTicket> ticket = store_->submit_write(extent.stored_, extent.bytes_.bytes());
   if (!ticket.ok()) forget_stored(extent);
@@ -171,11 +174,18 @@ void Placement::forget(Extent& extent) {
 Status Placement::demote(uint64_t byte_count) {
   std::vector<Extent*> victims;
   uint64_t victim_bytes = 0;
-  for (Extent* extent : resident_) {
-    if (victim_bytes >= byte_count) break;
-    victims.push_back(extent);
-    victim_bytes += extent->byte_count();
-  }
+  const auto take = [&](auto&& is_meant) {
+    for (Extent* extent : resident_) {
+      if (victim_bytes >= byte_count) break;
+      if (!is_meant(*extent)) continue;
+      victims.push_back(extent);
+      victim_bytes += extent->byte_count();
+    }
+  };
+  // Where writes are short, what is in the store already comes first: it costs none.
+  const bool spares_writes = store_ != nullptr && store_->writes_are_short();
+  if (spares_writes) take([](const Extent& extent) { return extent.is_stored(); });
+  take([&](const Extent& extent) { return !spares_writes || !extent.is_stored(); });
   return pinned_ != nullptr ? copy_out(victims) : write_out(victims);
 }
 

@@ -418,5 +418,76 @@ TEST(store_room, what_is_erased_is_given_back_to_the_disk) {
   for (uint64_t number = 30; number < 36; ++number) save_one(*store.value(), number);
 }
 
+// Bytes asked for and bytes written, of this process and of all before it, killed or not.
+TEST(store_writes, amplification_is_counted_over_the_life_of_the_file) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  constexpr uint64_t kPayload = 100000, kRounded = 102400;
+  const auto save_one = [&](BlockStore& store, uint64_t number) {
+    MemoryBuffer bytes = std::move(test_memory().allocate(kRounded, "a test").value());
+    std::memset(bytes.data(), 1, kRounded);
+    CommittedSequence sequence{.key = key_of(number)};
+    sequence.extents.push_back({.extent = store.reserve(kPayload).value()});
+    StoreExtent& extent = sequence.extents.back().extent;
+    ASSERT_EQ(extent.byte_count, kRounded);
+    ASSERT_TRUE(store.wait(store.submit_write(extent, bytes.bytes()).value()).ok());
+    ASSERT_TRUE(store.commit(sequence).ok());
+    release_all(store, sequence.extents);
+  };
+  {
+    const auto store = open_kept(path);
+    for (uint64_t number = 0; number < 3; ++number) save_one(*store.value(), number);
+    const BlockStoreStats stats = store.value()->stats();
+    EXPECT_EQ(stats.payload_bytes, 3 * kPayload);
+    EXPECT_EQ(stats.written_bytes, 3 * kRounded);
+    EXPECT_GE(stats.index_written_bytes, 3 * kPageBytes);
+    EXPECT_EQ(stats.write_bytes_left, kNoWriteLimit);
+    EXPECT_EQ(stats.life_payload_bytes, 3 * kPayload);
+    EXPECT_EQ(stats.life_written_bytes, 3 * kRounded + stats.index_written_bytes);
+  }
+  const auto store = open_kept(path);
+  save_one(*store.value(), 9);
+  const BlockStoreStats stats = store.value()->stats();
+  EXPECT_EQ(stats.payload_bytes, kPayload);
+  if (stats.life_payload_bytes == kPayload)
+    GTEST_SKIP() << "this file system keeps no attributes of files";
+  EXPECT_EQ(stats.life_payload_bytes, 4 * kPayload);
+  EXPECT_GT(stats.life_written_bytes, 4 * kRounded + stats.index_written_bytes);
+}
+
+TEST(store_writes, a_spent_budget_refuses_writes_and_nothing_else) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  const BlockStoreOptions options{.path = path,
+                                  .use = StoreUse::kKeep,
+                                  .bytes_max = 64 << 20,
+                                  .write_bytes_per_day = uint64_t{1} << 20};
+  uint64_t saved = 0;
+  {
+    const auto store = BlockStore::open(options);
+    ASSERT_TRUE(store.ok()) << store.status().message();
+    Status status;
+    while (status.ok()) status = save(*store.value(), ++saved);
+    EXPECT_EQ(status.code(), Code::kOutOfMemory);
+    EXPECT_NE(status.message().find("write budget of 1048576 bytes a day has "), std::string::npos)
+        << status.message();
+    EXPECT_TRUE(store.value()->writes_are_short());
+    EXPECT_LE(store.value()->stats().written_bytes, uint64_t{1} << 20);
+    ASSERT_GT(saved, 2u);
+    for (uint64_t number = 1; number < saved; ++number) {
+      const Status compared = compare(*store.value(), number);
+      EXPECT_TRUE(compared.ok()) << compared.message();
+    }
+    EXPECT_TRUE(store.value()->erase(key_of(1)).ok());
+    EXPECT_TRUE(store.value()->health().ok());
+  }
+  // A new process does not begin a new day.
+  const auto store = BlockStore::open(options);
+  if (store.value()->stats().life_payload_bytes == 0)
+    GTEST_SKIP() << "this file system keeps no attributes of files";
+  EXPECT_TRUE(store.value()->writes_are_short());
+  EXPECT_LT(store.value()->stats().write_bytes_left, uint64_t{512} << 10);
+}
+
 }  // namespace
 }  // namespace vkv

@@ -3,6 +3,7 @@
 #include "transfer/file_store.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <utility>
 
@@ -15,6 +16,15 @@ namespace {
 // Kept free of extents, so that a store that is full can still write its index anew: erase() works.
 constexpr uint64_t kIndexSpareBytes = 2 * kIndexSegmentBytes;
 
+// Between two notes; a process that is killed forgets so much at most.
+constexpr uint64_t kNoteBytes = uint64_t{64} << 20;
+
+uint64_t now_us() {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                   std::chrono::system_clock::now().time_since_epoch())
+                                   .count());
+}
+
 }  // namespace
 
 FileStore::FileStore(const BlockStoreOptions& options, std::unique_ptr<StoreFile> file,
@@ -26,7 +36,8 @@ FileStore::FileStore(const BlockStoreOptions& options, std::unique_ptr<StoreFile
       file_(std::move(file)),
       engine_(std::move(engine)),
       queue_(*engine_, options.in_flight_max),
-      room_(*file_, bytes_max_) {}
+      room_(*file_, bytes_max_),
+      ledger_(options.write_bytes_per_day) {}
 
 FileStore::~FileStore() {
   for (auto& [ticket, operation] : operations_) {
@@ -40,6 +51,8 @@ FileStore::~FileStore() {
     free_if_unused(current);
   }
   (void)log_->mark_closed();
+  count_index_writes();
+  note_writes();
   (void)room_.trim();
   (void)room_.give_back(0);
 }
@@ -50,11 +63,12 @@ void FileStore::register_memory(std::span<const std::span<std::byte>> regions) {
 
 Result<StoreExtent> FileStore::reserve(uint64_t byte_count) {
   if (byte_count == 0) return Status(Code::kInvalidArgument, "nvme tier: 0 bytes asked for");
+  const uint64_t payload_bytes = byte_count;
   if (byte_count <= bytes_max_) byte_count = round_up_bytes(byte_count, kExtentAlignment);
 
   const std::lock_guard lock(mutex_);
   VKV_TRY_ASSIGN(offset, allocate(byte_count, extent_bytes_max_));
-  extents_[offset] = {.byte_count = byte_count, .hold_count = 1};
+  extents_[offset] = {.byte_count = byte_count, .payload_bytes = payload_bytes, .hold_count = 1};
   stats_.bytes_reserved += byte_count;
   stats_.bytes_peak = std::max(stats_.bytes_peak, stats_.bytes_reserved);
   return StoreExtent{.file_offset = offset, .byte_count = byte_count};
@@ -89,6 +103,17 @@ void FileStore::free_if_unused(std::map<uint64_t, Stored>::iterator stored) {
 Result<IoTicket> FileStore::submit_write(StoreExtent& extent, std::span<const std::byte> source,
                                          IoPriority priority) {
   VKV_CHECK(source.size() == extent.byte_count);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ledger_.spend(source.size(), now_us())) {
+      return Status(Code::kOutOfMemory, "nvme tier: " + std::to_string(source.size()) +
+                                            " bytes to be written, the write budget of " +
+                                            std::to_string(options_.write_bytes_per_day) +
+                                            " bytes a day has " +
+                                            std::to_string(ledger_.left(now_us())) +
+                                            " left now; raise it, wait, or give blocks more DRAM");
+    }
+  }
   extent.crc32c = crc32c(source);
   // The engine reads from it only.
   std::byte* const data = const_cast<std::byte*>(source.data());
@@ -159,6 +184,8 @@ Status FileStore::wait(IoTicket ticket) {
   if (!is_read) {
     Stored& stored = extents_.at(request.file_offset);
     stored.is_written = status.ok();
+    if (status.ok()) stats_.payload_bytes += stored.payload_bytes;
+    if (is_kept() && stats_.written_bytes >= noted_bytes_ + kNoteBytes) note_writes();
     stored.crc32c = operation->crc32c;
   }
   forget(ticket);
@@ -234,6 +261,31 @@ StoreLog::Room FileStore::room_for_index() {
               }};
 }
 
+bool FileStore::writes_are_short() {
+  const std::lock_guard lock(mutex_);
+  return ledger_.is_short(now_us());
+}
+
+WriteNote FileStore::writes_of_life() const {
+  const uint64_t now = now_us();
+  return {.payload_bytes = life_before_.payload_bytes + stats_.payload_bytes,
+          .written_bytes =
+              life_before_.written_bytes + stats_.written_bytes + stats_.index_written_bytes,
+          .spent_bytes = ledger_.spent(now),
+          .at_us = now};
+}
+
+// The index is written whatever is left: erasing has to go on, and so has what was paid for.
+void FileStore::count_index_writes() {
+  ledger_.spend_anyway(log_->written_bytes() - stats_.index_written_bytes, now_us());
+  stats_.index_written_bytes = log_->written_bytes();
+}
+
+void FileStore::note_writes() {
+  file_->write_note(kNoteName, encode(writes_of_life()));
+  noted_bytes_ = stats_.written_bytes;
+}
+
 BlockStoreStats FileStore::stats() const {
   const std::lock_guard lock(mutex_);
   BlockStoreStats stats = stats_;
@@ -241,6 +293,10 @@ BlockStoreStats FileStore::stats() const {
   stats.file_bytes = file_->bytes();
   stats.disk_bytes = file_->disk_bytes();
   stats.late_count = queue_.late_count();
+  stats.write_bytes_left = ledger_.left(now_us());
+  const WriteNote life = writes_of_life();
+  stats.life_payload_bytes = life.payload_bytes;
+  stats.life_written_bytes = life.written_bytes;
   return stats;
 }
 

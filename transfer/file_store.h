@@ -48,6 +48,7 @@ class FileStore final : public BlockStore {
   Result<CommittedSequence> hold(const SequenceKey& key) override;
   void hold(const StoreExtent& extent) override;
   std::vector<StoredSequence> committed() const override;
+  bool writes_are_short() override;
   Status health() const override;
   const Superblock& superblock() const override { return file_->superblock(); }
   std::string_view io_engine() const override { return name_; }
@@ -57,6 +58,7 @@ class FileStore final : public BlockStore {
   // An extent that somebody holds, or that committed sequences have.
   struct Stored {
     uint64_t byte_count = 0;
+    uint64_t payload_bytes = 0;
     uint32_t crc32c = 0;
     uint32_t hold_count = 0;
     uint32_t commit_count = 0;     // sequences
@@ -72,6 +74,9 @@ class FileStore final : public BlockStore {
   bool is_kept() const { return options_.use == StoreUse::kKeep; }
   // All of these: mutex_ held.
   Result<uint64_t> allocate(uint64_t byte_count, uint64_t bytes_max);
+  WriteNote writes_of_life() const;
+  void count_index_writes();
+  void note_writes();
   void free_if_unused(std::map<uint64_t, Stored>::iterator stored);
   Status adopt(const StoredSequence& sequence);
   Result<StoredSequence> described(const CommittedSequence& sequence) const;
@@ -105,6 +110,9 @@ class FileStore final : public BlockStore {
   uint64_t next_ticket_ = 1;
   std::unordered_map<uint64_t, std::unique_ptr<Operation>> operations_;
   BlockStoreStats stats_;
+  mutable WriteLedger ledger_;
+  WriteNote life_before_;     // of the file, before this process
+  uint64_t noted_bytes_ = 0;  // of what this process wrote, in the file's note
 };
 
 }  // namespace vkv

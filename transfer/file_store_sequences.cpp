@@ -48,6 +48,10 @@ Status FileStore::recover() {
   room_.doubt_holes();
   index_segment_count_ = index.tail.segments.size();
   stats_.bytes_peak = stats_.bytes_reserved;
+  if (const auto written = decode_write_note(file_->read_note(kNoteName))) {
+    life_before_ = *written;
+    ledger_.begin_with(*written);
+  }
   if (options_.use == StoreUse::kReadOnly) {
     index_health_ = index.damage;
     return {};
@@ -59,7 +63,9 @@ Status FileStore::recover() {
   }
   log_ = std::make_unique<StoreLog>(*engine_, file_->path(), file_->superblock(),
                                     std::move(index.tail), room_for_index());
-  return log_->mark_open(static_cast<uint32_t>(getpid()));
+  VKV_TRY(log_->mark_open(static_cast<uint32_t>(getpid())));
+  count_index_writes();
+  return {};
 }
 
 // Sequences that share an extent describe it alike.
@@ -125,7 +131,8 @@ Status FileStore::commit_batch(const IndexBatch& batch) {
   const std::lock_guard lock(mutex_);
   index_health_ = log_->failure();
   index_segment_count_ = log_->segment_count();
-  stats_.index_written_bytes = log_->written_bytes();
+  count_index_writes();
+  note_writes();
   VKV_TRY(status);
   ++stats_.commit_count;
   // New ones first: extents that pass from one sequence to another must not be freed between.

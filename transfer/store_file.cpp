@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <array>
@@ -368,6 +369,18 @@ bool StoreFile::punch(uint64_t file_offset, uint64_t byte_count) {
 Status StoreFile::back(uint64_t file_offset, uint64_t byte_count) {
   if (allocate(file_, 0, file_offset, byte_count) == 0 || is_unknown(errno)) return {};
   return file_error("ask the disk again for a part of the store", path_, errno, byte_count);
+}
+
+std::vector<std::byte> StoreFile::read_note(std::string_view name) const {
+  constexpr size_t kNoteBytesMax = 256;
+  std::vector<std::byte> bytes(kNoteBytesMax);
+  const ssize_t found = fgetxattr(file_, std::string(name).c_str(), bytes.data(), bytes.size());
+  bytes.resize(found > 0 ? static_cast<size_t>(found) : 0);
+  return bytes;
+}
+
+void StoreFile::write_note(std::string_view name, std::span<const std::byte> bytes) {
+  (void)fsetxattr(file_, std::string(name).c_str(), bytes.data(), bytes.size(), 0);
 }
 
 uint64_t StoreFile::disk_bytes() const {

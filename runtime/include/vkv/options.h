@@ -138,6 +138,11 @@ struct CacheOptions {
   // The file stays at close, with the sequences that were saved, and one that is there is opened:
   // see Cache::save. nvme_bytes_max is for them and for the blocks of the moment together.
   bool keep_store = false;
+  // What may be written to that file in a day: flash wears out by it. What was spent comes back
+  // evenly. When less than half is left, save() takes sequences of proven use alone, and blocks
+  // that are in the store already leave DRAM first; when it is spent, what needs a write fails with
+  // kOutOfMemory. A kept file carries the account with it. UINT64_MAX: no limit.
+  uint64_t nvme_write_bytes_per_day = UINT64_MAX;
   IoBackend io_backend = IoBackend::kAuto;
   // Unit of moving, 4 KiB..16 MiB; raised to hold one full block. It groups the partial results of
   // attention, so compare runs bit by bit only at the same value.
