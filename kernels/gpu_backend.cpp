@@ -3,6 +3,7 @@
 #include "kernels/gpu_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -101,6 +102,10 @@ class GpuBackend final : public Backend {
   Result<uint64_t> end_aside() override;
   Status join(uint64_t stretch) override;
   Status join_all() override;
+  Result<uint64_t> mark() override;
+  Status reach(uint64_t mark) override;
+  bool is_reached(uint64_t mark) override;
+  Status quiesce() override;
   Status finish() override;
 
   uint64_t host_bytes() const { return share_ ? share_->host_bytes() : 0; }
@@ -147,6 +152,9 @@ class GpuBackend final : public Backend {
   SideStream side_;  // beside a caller's stream
   LateErrors late_;
   CallLabel label_;
+  // Of the last marks; one that was recorded again stands for a later mark, which follows.
+  std::array<CudaEvent, 64> marks_;
+  uint64_t last_mark_ = 0, reached_mark_ = 0;
   PinnedRing kept_ring_;      // of keep_rows
   CudaArray<uint32_t> list_;  // [kListValues]: what a call carries to the device, or back
   Status failure_;            // that the device does not recover from
@@ -171,6 +179,10 @@ Status GpuBackend::prepare(cudaStream_t stream, int64_t slots_max) {
   kept_ring_ = std::move(ring);
   VKV_TRY_ASSIGN(late, LateErrors::make(stream_));
   late_ = std::move(late);
+  for (CudaEvent& event : marks_) {
+    VKV_TRY_ASSIGN(made, make_event());
+    event = std::move(made);
+  }
   return synchronize(stream_);
 }
 
@@ -433,6 +445,45 @@ Status GpuBackend::zero(std::span<std::byte> bytes) {
   return on_stream([&](cudaStream_t stream) -> Status {
     VKV_TRY(ahead_.stop(stream));
     return cuda_status(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream), "cudaMemsetAsync");
+  });
+}
+
+Result<uint64_t> GpuBackend::mark() {
+  const Status status = on_device([&] {
+    const CudaEvent& event = marks_[++last_mark_ % marks_.size()];
+    return cuda_status(cudaEventRecord(event.get(), stream_), "cudaEventRecord");
+  });
+  VKV_TRY(status);
+  return last_mark_;
+}
+
+Status GpuBackend::reach(uint64_t mark) {
+  if (mark <= reached_mark_) return {};
+  const Status status = on_device([&] {
+    const CudaEvent& event = marks_[mark % marks_.size()];
+    return cuda_status(cudaEventSynchronize(event.get()), "cudaEventSynchronize");
+  });
+  if (status.ok()) reached_mark_ = mark;
+  return status;
+}
+
+bool GpuBackend::is_reached(uint64_t mark) {
+  if (mark <= reached_mark_) return true;
+  const DeviceScope scope(device_);
+  const bool is_done = cudaEventQuery(marks_[mark % marks_.size()].get()) == cudaSuccess;
+  (void)cudaGetLastError();  // that it is not ready yet, or what reach() will tell
+  if (is_done) reached_mark_ = mark;
+  return is_done;
+}
+
+Status GpuBackend::quiesce() {
+  return on_stream([&](cudaStream_t stream) -> Status {
+    VKV_TRY(ahead_.stop(stream));
+    VKV_TRY(synchronize(stream));
+    if (side_.stream() != nullptr) VKV_TRY(synchronize(side_.stream()));
+    VKV_TRY(synchronize(stream_));
+    reached_mark_ = last_mark_;
+    return {};
   });
 }
 

@@ -42,7 +42,7 @@ class CacheImpl final : public Cache {
   Status prepare() {
     Backend& backend = *tiers_.backend;
     if (tiers_.store) {
-      VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store,
+      VKV_TRY_ASSIGN(stager, Stager::make(backend, tiers_.io_pool(), *tiers_.store,
                                           {.slot_count = options_.prefetch_extents,
                                            .slot_bytes = options_.extent_bytes_max,
                                            .layer_count = options_.shape.layers}));
@@ -419,6 +419,7 @@ Result<uint64_t> CacheImpl::seal_one(SequenceState& sequence, SequenceId id,
 Status CacheImpl::save(SequenceId id, const SequenceKey& key) {
   const std::lock_guard lock(mutex_);
   VKV_TRY(has_archive());
+  VKV_TRY(take_late_errors());
   VKV_TRY_ASSIGN(sequence, usable(id));
   VKV_TRY(check_level(*sequence, id, "saved"));
   return archive_->save(*sequence, key);

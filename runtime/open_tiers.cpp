@@ -1,4 +1,4 @@
-// open_tiers.cpp: on the CPU DRAM and a store file; on CUDA HBM, and pinned DRAM below it.
+// open_tiers.cpp: on the CPU DRAM, on CUDA HBM and pinned DRAM below it; a store file below either.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/open_tiers.h"
 
@@ -25,6 +25,16 @@ constexpr uint64_t kAheadPart = 16;
 
 // The CPU that attends beside a GPU stays awake from layer to layer: a GPU has one done in less.
 constexpr int kHostAwakeUs = 2000;
+
+// nullptr: no NVMe tier.
+Result<std::unique_ptr<BlockStore>> open_store(const CacheOptions& options) {
+  if (options.nvme_bytes_max == 0) return std::unique_ptr<BlockStore>();
+  return BlockStore::open({.path = options.store_path,
+                           .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
+                           .bytes_max = options.nvme_bytes_max,
+                           .write_bytes_per_day = options.nvme_write_bytes_per_day,
+                           .io = options.io_backend});
+}
 
 Result<Tiers> open_cuda(const CacheOptions& options) {
   Tiers tiers;
@@ -78,6 +88,8 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
       std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());
   tiers.pinned =
       std::make_unique<MemoryPool>(Tier::kDram, options.dram_bytes_max, std::move(pinned_source));
+  VKV_TRY_ASSIGN(store, open_store(options));
+  tiers.store = std::move(store);
   return Result<Tiers>(std::move(tiers));
 }
 
@@ -88,15 +100,8 @@ Result<Tiers> open_tiers(const CacheOptions& options) {
   Tiers tiers;
   VKV_TRY_ASSIGN(backend, make_cpu_backend({.threads = options.threads}));
   tiers.backend = std::move(backend);
-  if (options.nvme_bytes_max > 0) {
-    VKV_TRY_ASSIGN(
-        store, BlockStore::open({.path = options.store_path,
-                                 .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
-                                 .bytes_max = options.nvme_bytes_max,
-                                 .write_bytes_per_day = options.nvme_write_bytes_per_day,
-                                 .io = options.io_backend}));
-    tiers.store = std::move(store);
-  }
+  VKV_TRY_ASSIGN(store, open_store(options));
+  tiers.store = std::move(store);
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
   return Result<Tiers>(std::move(tiers));
 }

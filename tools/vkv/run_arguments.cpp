@@ -262,7 +262,7 @@ void add_run_flags(CLI::App& command, RunArguments& a) {
   const std::string group = "Program";
   command
       .add_option("--device", a.device,
-                  "Where model and KV cache are: cpu, or cuda (bf16; no NVMe tier, originals or "
+                  "Where model and KV cache are: cpu, or cuda (bf16; no originals or "
                   "quality meter there yet)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str()

@@ -193,7 +193,7 @@ typedef struct vkv_options {
   uint64_t nvme_bytes_max;        // 0: no NVMe tier
   const char* store_path;         // the NVMe tier's file; NULL without that tier
   uint64_t extent_bytes_max;      // unit of moving, 4 KiB..16 MiB
-  int32_t prefetch_extents;       // read ahead, 2..64; 0: as the DRAM budget allows
+  int32_t prefetch_extents;       // read ahead, 2..64, CUDA 2..8192; 0: as the DRAM budget allows
   int32_t io_backend;             // VKV_IO_...
   double host_share;              // of CUDA steps' DRAM reads, for the CPU: 0..1; -1: measured
   int32_t threads;                // 0: all that the process may use
