@@ -12,6 +12,7 @@
 
 #include "kernels/attend_waves.h"
 #include "kernels/cuda_handles.h"
+#include "kernels/device_index.h"
 #include "kernels/encode.h"
 #include "kernels/gpu_attend.h"
 #include "kernels/gpu_memory.h"
@@ -23,6 +24,7 @@
 #include "kernels/read_ahead.h"
 #include "kernels/rows.h"
 #include "kernels/side_stream.h"
+#include "kernels/stream_marks.h"
 #include "kernels/trace_range.h"
 
 namespace vkv {
@@ -69,7 +71,9 @@ class GpuBackend final : public Backend {
   }
   Status attend_shared(std::span<const AttendItem> items, std::span<const AttendItem> host_items,
                        uint64_t device_bytes) override;
-  std::optional<ShareTiming> next_share_timing() override;
+  std::optional<ShareTiming> next_share_timing() override {
+    return share_ ? share_->next_timing() : std::nullopt;
+  }
   Status give_ahead_room(std::span<std::byte> device_memory) override;
   size_t ahead_room() const override { return ahead_.room(); }
   Result<uint64_t> read_ahead(int label, const KvShape& shape,
@@ -86,8 +90,12 @@ class GpuBackend final : public Backend {
                            std::span<const uint32_t> rows, const float* mean,
                            std::span<float> distances) override;
   Result<std::optional<BadValue>> append(const AppendItem& item) override;
-  Status to_float(ElementType element, const void* source, float* target, size_t count) override;
-  Status from_float(ElementType element, const float* source, void* target, size_t count) override;
+  Status to_float(ElementType element, const void* source, float* target, size_t count) override {
+    return on_device([&] { return launch_to_float(element, source, target, count, stream_); });
+  }
+  Status from_float(ElementType element, const float* source, void* target, size_t count) override {
+    return on_device([&] { return launch_from_float(element, source, target, count, stream_); });
+  }
   Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) override;
   Status copy(void* target, const void* source, size_t byte_count) override;
   Status zero(std::span<std::byte> bytes) override;
@@ -99,9 +107,22 @@ class GpuBackend final : public Backend {
     side_.begin();
   }
   Result<uint64_t> end_aside() override;
-  Status join(uint64_t stretch) override;
-  Status join_all() override;
-  Status finish() override;
+  Status join(uint64_t stretch) override {
+    return on_device([&] { return side_.join(stretch); });
+  }
+  Status join_all() override { return side_.inside() ? Status() : join(side_.last()); }
+  Result<uint64_t> mark() override {
+    VKV_TRY(on_device([&] { return marks_.set(stream_); }));
+    return marks_.last();
+  }
+  Status reach(uint64_t mark) override {
+    return on_device([&] { return marks_.reach(mark); });
+  }
+  bool is_reached(uint64_t mark) override { return marks_.is_reached(mark); }
+  Status quiesce() override;
+  Status finish() override {
+    return waits() ? on_device([&] { return synchronize(stream_); }) : Status();
+  }
 
   uint64_t host_bytes() const { return share_ ? share_->host_bytes() : 0; }
   uint64_t device_bytes() const {
@@ -147,6 +168,7 @@ class GpuBackend final : public Backend {
   SideStream side_;  // beside a caller's stream
   LateErrors late_;
   CallLabel label_;
+  StreamMarks marks_;
   PinnedRing kept_ring_;      // of keep_rows
   CudaArray<uint32_t> list_;  // [kListValues]: what a call carries to the device, or back
   Status failure_;            // that the device does not recover from
@@ -171,6 +193,8 @@ Status GpuBackend::prepare(cudaStream_t stream, int64_t slots_max) {
   kept_ring_ = std::move(ring);
   VKV_TRY_ASSIGN(late, LateErrors::make(stream_));
   late_ = std::move(late);
+  VKV_TRY_ASSIGN(marks, StreamMarks::make());
+  marks_ = std::move(marks);
   return synchronize(stream_);
 }
 
@@ -244,10 +268,6 @@ Status GpuBackend::attend_shared(std::span<const AttendItem> items,
   VKV_TRY(on_device([&] { return share_->begin(host_items, device_bytes, stream_); }));
   VKV_TRY(attend(items));
   return on_device([&] { return share_->end(stream_); });
-}
-
-std::optional<ShareTiming> GpuBackend::next_share_timing() {
-  return share_ ? share_->next_timing() : std::nullopt;
 }
 
 Result<uint64_t> GpuBackend::read_ahead(int label, const KvShape& shape,
@@ -384,21 +404,6 @@ Result<uint64_t> GpuBackend::end_aside() {
   return stretch;
 }
 
-Status GpuBackend::join(uint64_t stretch) {
-  return on_device([&] { return side_.join(stretch); });
-}
-
-Status GpuBackend::join_all() { return side_.inside() ? Status() : join(side_.last()); }
-
-Status GpuBackend::to_float(ElementType element, const void* source, float* target, size_t count) {
-  return on_device([&] { return launch_to_float(element, source, target, count, stream_); });
-}
-
-Status GpuBackend::from_float(ElementType element, const float* source, void* target,
-                              size_t count) {
-  return on_device([&] { return launch_from_float(element, source, target, count, stream_); });
-}
-
 Status GpuBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) {
   return on_stream([&](cudaStream_t stream) -> Status {
     size_t first = 0;
@@ -436,24 +441,15 @@ Status GpuBackend::zero(std::span<std::byte> bytes) {
   });
 }
 
-Status GpuBackend::finish() {
-  if (!waits()) return {};
-  return on_device([&] { return synchronize(stream_); });
-}
-
-Status check_device_index(int index) {
-  int count = 0;
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted == cudaErrorNoDevice || counted == cudaErrorInsufficientDriver ||
-      counted == cudaErrorStubLibrary)
-    return {Code::kUnsupported,
-            "device cuda: " + cuda_status(counted, "cudaGetDeviceCount").message()};
-  VKV_TRY(cuda_status(counted, "cudaGetDeviceCount"));
-  if (index < 0 || index >= count)
-    return {Code::kInvalidArgument, "device_index is " + std::to_string(index) + "; CUDA sees " +
-                                        std::to_string(count) + " device" +
-                                        (count == 1 ? "" : "s")};
-  return {};
+Status GpuBackend::quiesce() {
+  return on_stream([&](cudaStream_t stream) -> Status {
+    VKV_TRY(ahead_.stop(stream));
+    VKV_TRY(synchronize(stream));
+    if (side_.stream() != nullptr) VKV_TRY(synchronize(side_.stream()));
+    VKV_TRY(synchronize(stream_));
+    marks_.all_reached();
+    return {};
+  });
 }
 
 }  // namespace

@@ -37,6 +37,14 @@ class ExtentList {
   std::vector<Extent*> extents_;
 };
 
+// A vector of `count` values that lie in the engine's memory.
+template <class T>
+Result<std::vector<T>> to_host(Backend& backend, const void* source, size_t count) {
+  std::vector<T> values(count);
+  VKV_TRY(backend.copy(values.data(), source, count * sizeof(T)));
+  return values;
+}
+
 std::vector<SavedExtent> saved(const std::vector<ExtentUse>& uses, ExtentList& list,
                                std::vector<const ChargedBytes*>& headers) {
   std::vector<SavedExtent> all;
@@ -60,27 +68,35 @@ std::vector<SavedExtent> saved(const std::vector<ExtentUse>& uses, ExtentList& l
   return all;
 }
 
-SavedLayer saved(const KvShape& shape, const LayerState& state, ExtentList& list) {
+Result<SavedLayer> saved(Backend& backend, const KvShape& shape, const LayerState& state,
+                         ExtentList& list) {
   SavedLayer layer;
   const size_t row = static_cast<size_t>(shape.kv_heads * shape.head_dim);
-  if (state.mean) layer.mean.assign(state.mean_values(), state.mean_values() + row);
+  if (state.mean) {
+    VKV_TRY_ASSIGN(mean, to_host<float>(backend, state.mean_values(), row));
+    layer.mean = std::move(mean);
+  }
   layer.counts = state.counts;
   const auto positions = state.open.positions();
   const auto classes = state.open.classes();
   layer.positions.assign(positions.begin(), positions.end());
   layer.classes.assign(classes.begin(), classes.end());
   if (const OpenTokens open = state.open.tokens(); open.token_count > 0) {
-    layer.k.assign(open.k, open.k + positions.size() * row);
-    layer.v.assign(open.v, open.v + positions.size() * row);
+    VKV_TRY_ASSIGN(k, to_host<uint16_t>(backend, open.k, positions.size() * row));
+    VKV_TRY_ASSIGN(v, to_host<uint16_t>(backend, open.v, positions.size() * row));
+    layer.k = std::move(k);
+    layer.v = std::move(v);
   }
   std::vector<const ChargedBytes*> headers;
   layer.extents = saved(state.extents, list, headers);
   layer.promoted = saved(state.promoted, list, headers);
   layer.originals = saved(state.originals, list, headers);
-  for (const ChargedBytes* bytes : headers)
-    layer.headers.emplace_back(bytes->data(), bytes->data() + bytes->byte_count());
+  for (const ChargedBytes* bytes : headers) {
+    VKV_TRY_ASSIGN(copy, to_host<std::byte>(backend, bytes->data(), bytes->byte_count()));
+    layer.headers.push_back(std::move(copy));
+  }
   layer.original_v_sum = state.original_v_sum;
-  return layer;
+  return Result<SavedLayer>(std::move(layer));
 }
 
 ExtentLabel label_of(const Extent& extent) {
@@ -101,19 +117,33 @@ ExtentLabel label_of(const Extent& extent) {
 
 Status Archive::save(const SequenceState& sequence, const SequenceKey& key) {
   // 1. What there is to write. It is there twice for a moment: as values and as bytes.
+  Backend& backend = placement_.backend();
+  VKV_TRY(backend.quiesce());
   uint64_t state_bytes = sequence.roles.size() + kStateExtentBytes;
   for (const LayerState& layer : sequence.layers)
     state_bytes += static_cast<uint64_t>(layer.open.token_count()) *
                    (OpenBlock::kv_bytes(options_.shape) + OpenBlock::kLabelBytes);
-  const Result<MemoryBuffer> room =
-      placement_.allocate(2 * state_bytes, "the state of a saved sequence");
+  const Result<HostRoom> room =
+      placement_.allocate_for_host(2 * state_bytes, "the state of a saved sequence");
   VKV_TRY(room.status());
   ExtentList list;
   SavedState state{.roles = sequence.roles};
-  for (const LayerState& layer : sequence.layers)
-    state.layers.push_back(saved(options_.shape, layer, list));
+  for (const LayerState& layer : sequence.layers) {
+    VKV_TRY_ASSIGN(own, saved(backend, options_.shape, layer, list));
+    state.layers.push_back(std::move(own));
+  }
+  VKV_TRY(backend.quiesce());
   std::vector<std::byte> bytes = encode_state(options_, state);
   state = {};
+
+  uint64_t written_bytes = round_up_bytes(bytes.size(), kExtentAlignment);
+  for (const Extent* extent : list.extents())
+    if (!extent->is_stored()) written_bytes += extent->byte_count();
+  VKV_TRY(admission_.admit({.key = key,
+                            .goes_on = sequence.was_restored,
+                            .byte_count = written_bytes,
+                            .bytes_left = store_.stats().write_bytes_left,
+                            .bytes_per_day = options_.nvme_write_bytes_per_day}));
 
   // 2. Records, then the state.
   VKV_TRY(write_extents(list.extents()));
@@ -131,6 +161,20 @@ Status Archive::save(const SequenceState& sequence, const SequenceKey& key) {
 }
 
 Status Archive::write_extents(std::span<Extent* const> extents) {
+  // What a disk cannot reach is copied to where it can.
+  std::vector<MemoryBuffer> bounces;
+  uint64_t largest = 0;
+  for (const Extent* extent : extents)
+    if (!extent->is_stored() && placement_.needs_bounce(*extent))
+      largest = std::max(largest, extent->byte_count());
+  while (largest > 0 && bounces.size() < std::min(kWritesInFlight, extents.size())) {
+    Result<MemoryBuffer> buffer = placement_.allocate_for_io(largest, "extents that are saved");
+    if (!buffer.ok() && bounces.empty()) return buffer.status();
+    if (!buffer.ok()) break;
+    bounces.push_back(std::move(buffer.value()));
+  }
+  const size_t in_flight_max = bounces.empty() ? kWritesInFlight : bounces.size();
+  size_t submitted = 0;
   Status status;
   std::deque<std::pair<Extent*, IoTicket>> writes;
   const auto finish_one = [&] {
@@ -143,9 +187,11 @@ Status Archive::write_extents(std::span<Extent* const> extents) {
   };
   for (Extent* extent : extents) {
     if (extent->is_stored()) continue;
-    if (writes.size() == kWritesInFlight) finish_one();
+    if (writes.size() == in_flight_max) finish_one();
     if (!status.ok()) break;
-    const Result<IoTicket> ticket = placement_.submit_store(*extent);
+    const std::span<std::byte> bounce =
+        bounces.empty() ? std::span<std::byte>() : bounces[submitted++ % in_flight_max].bytes();
+    const Result<IoTicket> ticket = placement_.submit_store(*extent, bounce);
     status = ticket.status();
     if (!status.ok()) break;
     writes.emplace_back(extent, ticket.value());
@@ -161,13 +207,14 @@ Result<std::vector<LabelledExtent>> Archive::write_state(std::span<const std::by
     const uint64_t byte_count = round_up_bytes(part.size(), kExtentAlignment);
     std::memcpy(buffer.data(), part.data(), part.size());
     std::memset(buffer.data() + part.size(), 0, byte_count - part.size());
-    VKV_TRY_ASSIGN(room, store_.reserve(byte_count));
+    VKV_TRY_ASSIGN(room, store_.reserve(part.size()));
     extents.push_back({.extent = room, .label = {.kind = StoredKind::kState}});
     VKV_TRY_ASSIGN(ticket,
                    store_.submit_write(extents.back().extent, buffer.bytes().first(byte_count)));
     return store_.wait(ticket);
   };
-  VKV_TRY_ASSIGN(buffer, placement_.allocate(kStateExtentBytes, "the state of a saved sequence"));
+  VKV_TRY_ASSIGN(buffer,
+                 placement_.allocate_for_io(kStateExtentBytes, "the state of a saved sequence"));
   Status status;
   while (status.ok() && !state.empty()) {
     const auto part = state.first(std::min<size_t>(state.size(), kStateExtentBytes));
@@ -180,6 +227,7 @@ Result<std::vector<LabelledExtent>> Archive::write_state(std::span<const std::by
 }
 
 Result<std::unique_ptr<SequenceState>> Archive::restore(const SequenceKey& key) {
+  admission_.asked_for(key);
   VKV_TRY_ASSIGN(held, store_.hold(key));
   const auto first = std::find_if(held.extents.begin(), held.extents.end(), [](const auto& extent) {
     return extent.label.kind != StoredKind::kState;
@@ -197,6 +245,7 @@ Result<std::unique_ptr<SequenceState>> Archive::restore(const SequenceKey& key) 
     }
   } const release{store_, all};
 
+  VKV_TRY(placement_.backend().quiesce());  // before a disk writes where engines read until now
   VKV_TRY_ASSIGN(state, read_state(state_extents, extents));
   auto sequence = std::make_unique<SequenceState>();
   for (size_t i = 0; i < state.layers.size(); ++i) {
@@ -205,6 +254,7 @@ Result<std::unique_ptr<SequenceState>> Archive::restore(const SequenceKey& key) 
     sequence->layers.push_back(std::move(layer));
   }
   sequence->roles = std::move(state.roles);
+  sequence->was_restored = true;
 
   std::vector<Extent*> stored;
   for (const LayerState& layer : sequence->layers)
@@ -219,8 +269,8 @@ Result<SavedState> Archive::read_state(std::span<const LabelledExtent> state,
   uint64_t byte_count = 0;
   for (const LabelledExtent& part : state) byte_count += part.extent.byte_count;
   // Its values are as large as its bytes, and needed no longer than they.
-  VKV_TRY_ASSIGN(buffer, placement_.allocate(std::max<uint64_t>(2 * byte_count, 1),
-                                             "the state of a saved sequence"));
+  VKV_TRY_ASSIGN(buffer, placement_.allocate_for_io(std::max<uint64_t>(2 * byte_count, 1),
+                                                    "the state of a saved sequence"));
   uint64_t offset = 0;
   std::vector<IoTicket> tickets;
   Status status;
@@ -251,7 +301,7 @@ Result<LayerState> Archive::layer_of(int index, SavedLayer saved, size_t token_c
   if (!saved.mean.empty()) {
     const size_t byte_count = saved.mean.size() * sizeof(float);
     VKV_TRY_ASSIGN(mean, placement_.allocate_shared(byte_count, "mean keys"));
-    std::memcpy(mean->data(), saved.mean.data(), byte_count);
+    VKV_TRY(placement_.backend().copy(mean->data(), saved.mean.data(), byte_count));
     layer.mean = std::move(mean);
   }
   VKV_TRY(layer.open.assign(placement_, saved.positions, saved.classes, saved.k.data(),
@@ -259,7 +309,7 @@ Result<LayerState> Archive::layer_of(int index, SavedLayer saved, size_t token_c
   std::vector<SharedHeaders> headers;
   for (const std::vector<std::byte>& bytes : saved.headers) {
     VKV_TRY_ASSIGN(shared, placement_.allocate_shared(bytes.size(), "headers of a segment"));
-    std::copy(bytes.begin(), bytes.end(), shared->data());
+    VKV_TRY(placement_.backend().copy(shared->data(), bytes.data(), bytes.size()));
     headers.push_back(std::move(shared));
   }
   VKV_TRY_ASSIGN(sealed, uses_of(index, saved.extents, headers, extents));

@@ -10,6 +10,7 @@
 #include "runtime/placement.h"
 #include "runtime/saved_state.h"
 #include "runtime/sequence.h"
+#include "runtime/write_admission.h"
 #include "transfer/block_store.h"
 #include "vkv/options.h"
 #include "vkv/saved.h"
@@ -26,7 +27,7 @@ class Archive {
 
   // Commits the sequence. Extents that are in the store already are not written again, and what is
   // written now need not be written when it is demoted. Layers are level. Errors: kOutOfMemory,
-  // kIo.
+  // also where the write budget is too short for this sequence; kIo.
   Status save(const SequenceState& sequence, const SequenceKey& key);
 
   // The sequence as it was saved. Extents of most value are read into memory as far as there is
@@ -35,6 +36,9 @@ class Archive {
   Result<std::unique_ptr<SequenceState>> restore(const SequenceKey& key);
 
   std::vector<SavedSequence> list() const;
+
+  // Saves that the write budget was too short for.
+  uint64_t refused_count() const { return admission_.refused_count(); }
 
  private:
   Status write_extents(std::span<Extent* const> extents);
@@ -50,6 +54,7 @@ class Archive {
   const CacheOptions& options_;
   Placement& placement_;
   BlockStore& store_;
+  WriteAdmission admission_;
 };
 
 }  // namespace vkv

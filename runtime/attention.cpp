@@ -65,18 +65,57 @@ Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
   return {};
 }
 
-Attention::TaskBlocks Attention::blocks_of(const LayerState& state) {
+Result<Attention::Staged> Attention::stage(int layer, std::span<const AttentionTask> tasks) {
+  Staged staged;
+  if (stager_ == nullptr) return Result<Staged>(std::move(staged));
+  std::vector<std::shared_ptr<Extent>> own;
+  std::map<const Extent*, SequenceId> owners;
+  for (const AttentionTask& task : tasks)
+    for (const ExtentUse* use :
+         uses_of(task.sequence->layers[static_cast<size_t>(layer)], /*exact=*/false))
+      if (use->extent->tier() == Tier::kNvme && owners.emplace(use->extent.get(), task.id).second)
+        own.push_back(use->extent);
+  if (own.size() > static_cast<size_t>(stager_->slot_count()))
+    return Status(Code::kOutOfMemory, "dram tier: layer " + std::to_string(layer) + " has " +
+                                          std::to_string(own.size()) +
+                                          " extents on NVMe, staging has room for " +
+                                          std::to_string(stager_->slot_count()) +
+                                          "; raise prefetch_extents, or give blocks more memory");
+  VKV_TRY(stager_->prefetch(own, layer, /*may_wait=*/true));
+  VKV_TRY(stager_->prefetch(upcoming(layer, {}, 0, tasks), layer));
+  for (const std::shared_ptr<Extent>& extent : own) {
+    const Result<const std::byte*> base = stager_->acquire(extent);
+    if (!base.ok()) {
+      VKV_TRY(unstage(staged));
+      return in_sequence(base.status(), owners.at(extent.get()));
+    }
+    staged[extent.get()] = base.value();
+  }
+  return Result<Staged>(std::move(staged));
+}
+
+Status Attention::unstage(const Staged& staged) {
+  if (staged.empty()) return {};
+  const Result<uint64_t> mark = backend_.mark();
+  for (const auto& [extent, base] : staged) stager_->release(*extent, mark.ok() ? mark.value() : 0);
+  return mark.status();
+}
+
+Attention::TaskBlocks Attention::blocks_of(const LayerState& state, const Staged& staged) {
   VKV_CHECK(state.originals.empty());  // such an engine keeps none
   TaskBlocks blocks;
   for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
     const Extent& extent = *use->extent;
     const size_t first = blocks.views.size();
-    extent.append_views(shape_, extent.memory(), use->live_begin(), blocks.views);
+    const auto found = staged.find(&extent);
+    const bool is_staged = found != staged.end();
+    extent.append_views(shape_, is_staged ? found->second : extent.memory(), use->live_begin(),
+                        blocks.views);
     // Masks and shared headers lie in the engine's memory.
     const bool in_dram = extent.tier() == Tier::kDram, whole = !extent.headers() && !use->live;
     for (size_t i = 0; i < extent.blocks().size(); ++i) {
-      uint64_t bytes = in_dram ? extent.blocks()[i].record_bytes : 0;
-      if (bytes > 0 && backend_.take_ahead(blocks.views[first + i])) {
+      uint64_t bytes = in_dram || is_staged ? extent.blocks()[i].record_bytes : 0;
+      if (in_dram && backend_.take_ahead(blocks.views[first + i])) {
         blocks.ahead_bytes += bytes;
         bytes = 0;
       }
@@ -88,6 +127,14 @@ Attention::TaskBlocks Attention::blocks_of(const LayerState& state) {
 }
 
 Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
+  VKV_TRY_ASSIGN(staged, stage(layer, tasks));
+  const Status attended = attend_whole(layer, tasks, staged);
+  VKV_TRY(unstage(staged));
+  return attended;
+}
+
+Status Attention::attend_whole(int layer, std::span<const AttentionTask> tasks,
+                               const Staged& staged) {
   int query_count = 0;
   for (const AttentionTask& task : tasks) query_count += task.q_len;
   const bool is_step = query_count <= kStepQueriesMax;
@@ -95,7 +142,7 @@ Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
   std::vector<AttendItem> items;
   for (const AttentionTask& task : tasks) {
     const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
-    blocks.push_back(blocks_of(state));
+    blocks.push_back(blocks_of(state, staged));
     items.push_back({.shape = shape_,
                      .scale = scale_,
                      .q_len = task.q_len,
@@ -268,7 +315,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     const bool on_disk = piece.use != nullptr && piece.use->extent->tier() == Tier::kNvme;
     (on_disk ? on_nvme : in_dram).push_back(i);
   }
-  if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks)));
+  if (stager_ != nullptr) VKV_TRY(stager_->prefetch(upcoming(layer, pieces, begin, tasks), layer));
 
   const auto compute_some = [&](std::span<const size_t> some,
                                 std::span<const std::byte* const> bases) {
@@ -310,7 +357,7 @@ Status Attention::run_wave(int layer, std::span<const Piece> pieces, size_t begi
     for (const Extent* extent : held) stager_->release(*extent);
     VKV_TRY(status);
     const size_t next = first < on_nvme.size() ? on_nvme[first] : end;
-    VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks)));
+    VKV_TRY(stager_->prefetch(upcoming(layer, pieces, next, tasks), layer));
   }
 
   return merge(pieces.subspan(begin, end - begin), targets);
@@ -387,7 +434,9 @@ std::vector<std::shared_ptr<Extent>> Attention::upcoming(
   };
   for (size_t i = begin; i < pieces.size() && extents.size() < wanted; ++i)
     if (pieces[i].use != nullptr) add(pieces[i].use->extent);
-  for (int ahead = 1; ahead < shape_.layers && extents.size() < wanted; ++ahead) {
+  // An engine that has no pieces wants all of this layer.
+  for (int ahead = pieces.empty() ? 0 : 1; ahead < shape_.layers && extents.size() < wanted;
+       ++ahead) {
     const size_t next_layer = static_cast<size_t>((layer + ahead) % shape_.layers);
     for (const AttentionTask& task : tasks)
       for (const ExtentUse* use :

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -72,6 +73,8 @@ class Attention {
   struct ReadBytes {
     uint64_t host = 0, link = 0, ahead = 0;
   };
+  // Where extents of a layer lie in staging memory.
+  using Staged = std::map<const Extent*, const std::byte*>;
   // Blocks of one task, some of which the CPU may take.
   struct TaskBlocks {
     std::vector<BlockView> views;
@@ -94,8 +97,13 @@ class Attention {
 
   // All in one call of the engine.
   Status run_whole(int layer, std::span<const AttentionTask> tasks);
+  // All that the layer has on NVMe, in staging memory until unstage(). Errors: kOutOfMemory where
+  // it does not fit there, kIo, kDataLoss; nothing is staged then.
+  Result<Staged> stage(int layer, std::span<const AttentionTask> tasks);
+  Status unstage(const Staged& staged);
+  Status attend_whole(int layer, std::span<const AttentionTask> tasks, const Staged& staged);
   // All blocks of a task; what was read ahead is taken.
-  TaskBlocks blocks_of(const LayerState& state);
+  TaskBlocks blocks_of(const LayerState& state, const Staged& staged);
   // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns their bytes.
   uint64_t share(std::vector<TaskBlocks>& blocks);
   // Has the engine bring blocks of the layer that comes next, the oldest first: for a step as the

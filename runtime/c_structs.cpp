@@ -144,6 +144,7 @@ Status read_options(const vkv_options* given, CacheOptions& target) {
   VKV_TRY(read_enum("options.io_backend", given->io_backend, kIoBackendCount, target.io_backend));
   target.host_share = given->host_share;
   target.threads = given->threads;
+  target.nvme_write_bytes_per_day = given->nvme_write_bytes_per_day;
   return {};
 }
 

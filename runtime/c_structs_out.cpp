@@ -103,7 +103,8 @@ vkv_options plain_options_in_c(const CacheOptions& options) {
           .io_backend = static_cast<int32_t>(options.io_backend),
           .host_share = options.host_share,
           .threads = options.threads,
-          .reserved_2 = 0};
+          .reserved_2 = 0,
+          .nvme_write_bytes_per_day = options.nvme_write_bytes_per_day};
 }
 
 OptionsInC::OptionsInC(const CacheOptions& options)
@@ -154,7 +155,11 @@ vkv_stats stats_in_c(const CacheStats& stats) {
               .quality_error_mean = stats.quality.error_mean,
               .quality_error_max = stats.quality.error_max,
               .quality_over_bound_count = stats.quality.over_bound_count,
-              .quality_promotion_count = stats.quality.promotion_count};
+              .quality_promotion_count = stats.quality.promotion_count,
+              .nvme_payload_bytes = stats.nvme_payload_bytes,
+              .nvme_index_written_bytes = stats.nvme_index_written_bytes,
+              .nvme_write_bytes_left = stats.nvme_write_bytes_left,
+              .nvme_refused_save_count = stats.nvme_refused_save_count};
   std::transform(stats.tier.begin(), stats.tier.end(), c.tier, tier_in_c);
   return c;
 }

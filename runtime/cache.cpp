@@ -42,8 +42,10 @@ class CacheImpl final : public Cache {
   Status prepare() {
     Backend& backend = *tiers_.backend;
     if (tiers_.store) {
-      VKV_TRY_ASSIGN(stager, Stager::make(dram_, *tiers_.store, options_.prefetch_extents,
-                                          options_.extent_bytes_max));
+      VKV_TRY_ASSIGN(stager, Stager::make(backend, tiers_.io_pool(), *tiers_.store,
+                                          {.slot_count = options_.prefetch_extents,
+                                           .slot_bytes = options_.extent_bytes_max,
+                                           .layer_count = options_.shape.layers}));
       stager_ = std::move(stager);
       if (options_.keep_store)
         archive_ = std::make_unique<Archive>(options_, placement_, *tiers_.store);
@@ -184,6 +186,7 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
   VKV_TRY(check_level(*parent, parent_id, "forked"));
   auto child = std::make_unique<SequenceState>();
   child->roles = parent->roles;
+  child->was_restored = parent->was_restored;
   for (const LayerState& state : parent->layers) {
     VKV_TRY_ASSIGN(open, state.open.clone(placement_));
     child->layers.push_back({.extents = state.extents,
@@ -416,6 +419,7 @@ Result<uint64_t> CacheImpl::seal_one(SequenceState& sequence, SequenceId id,
 Status CacheImpl::save(SequenceId id, const SequenceKey& key) {
   const std::lock_guard lock(mutex_);
   VKV_TRY(has_archive());
+  VKV_TRY(take_late_errors());
   VKV_TRY_ASSIGN(sequence, usable(id));
   VKV_TRY(check_level(*sequence, id, "saved"));
   return archive_->save(*sequence, key);
@@ -471,6 +475,10 @@ CacheStats CacheImpl::stats() const {
       .original_bytes = placement_.original_bytes(Tier::kNvme)};
   stats.nvme_read_bytes = store.read_bytes;
   stats.nvme_written_bytes = store.written_bytes;
+  stats.nvme_payload_bytes = store.payload_bytes;
+  stats.nvme_index_written_bytes = store.index_written_bytes;
+  stats.nvme_write_bytes_left = store.write_bytes_left;
+  stats.nvme_refused_save_count = archive_ ? archive_->refused_count() : 0;
   stats.nvme_read_count = stager_->stats().needed_count;
   stats.prefetch_hit_count = stager_->stats().hit_count;
   stats.prefetch_ready_count = stager_->stats().ready_count;

@@ -41,6 +41,12 @@ Extent::~Extent() {
   if (placement_ != nullptr) placement_->forget(*this);
 }
 
+uint64_t Extent::payload_bytes() const {
+  if (blocks().empty()) return byte_count_;
+  const Block& last = blocks().back();
+  return last.record_offset + last.record_bytes;
+}
+
 void Extent::append_views(const KvShape& shape, const std::byte* base, const uint32_t* live,
                           std::vector<BlockView>& views) const {
   for (const Block& block : blocks()) {

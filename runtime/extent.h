@@ -78,6 +78,7 @@ class Extent {
   uint64_t serial() const { return serial_; }  // order of sealing
   Tier tier() const { return bytes_ ? bytes_.tier() : Tier::kNvme; }
   uint64_t byte_count() const { return byte_count_; }
+  uint64_t payload_bytes() const;  // of it, what is not rounding
   ExtentKind kind() const { return content_.kind; }
   const std::vector<Block>& blocks() const { return content_.blocks; }
   const SharedHeaders& headers() const { return content_.headers; }

@@ -18,7 +18,13 @@ namespace {
 
 constexpr uint64_t kExtentBytesMin = kExtentAlignment;
 constexpr uint64_t kExtentBytesMax = uint64_t{16} << 20;
-constexpr int kPrefetchDefault = 16, kPrefetchMin = 2, kPrefetchMax = 64;
+constexpr int kPrefetchMin = 2;
+// A GPU attends to all blocks of a layer in one call, so all that it has on NVMe is staged at once,
+// and what comes next beside it. Most: what io_uring registers.
+struct PrefetchRange {
+  int usual_max, max;
+};
+constexpr PrefetchRange kPrefetchOnCpu{16, 64}, kPrefetchOnCuda{256, 8192};
 constexpr int kRecentMin = 16, kRecentMax = 4096;
 
 Status out_of_range(const char* option, const std::string& value, const std::string& range) {
@@ -80,11 +86,13 @@ LeastOpen least_open(const CacheOptions& options) {
 
 uint64_t least_dram_bytes(const CacheOptions& options) {
   const LeastOpen open = least_open(options);
-  if (options.device == Device::kCuda) return open.label_bytes;
   const uint64_t staging =
       options.nvme_bytes_max > 0
           ? static_cast<uint64_t>(options.prefetch_extents) * options.extent_bytes_max
           : 0;
+  // On their way from HBM to NVMe extents lie in DRAM.
+  if (options.device == Device::kCuda)
+    return open.label_bytes + staging + (staging > 0 ? 2 * options.extent_bytes_max : 0);
   return Attention::scratch_bytes(options.shape, 0) + open.kv_bytes + open.label_bytes + staging +
          options.extent_bytes_max + promotion_dram_bytes(options);
 }
@@ -103,7 +111,6 @@ Status check_device(const CacheOptions& options) {
   const auto unsupported = [](const std::string& what, const std::string& instead) {
     return Status(Code::kUnsupported, what + " is not there on device cuda yet; " + instead);
   };
-  if (options.nvme_bytes_max > 0) return unsupported("the NVMe tier", "set nvme_bytes_max to 0");
   if (options.keep_original != KeepOriginal::kNone)
     return unsupported("keep_original " + std::string(name(options.keep_original)),
                        "set it to none");
@@ -143,14 +150,16 @@ Result<CacheOptions> with_defaults(const CacheOptions& requested) {
       round_up_bytes(std::max<uint64_t>(options.extent_bytes_max,
                                         record_bytes_max(options.shape, options.precision)),
                      kExtentAlignment);
+  const PrefetchRange prefetch = options.device == Device::kCuda ? kPrefetchOnCuda : kPrefetchOnCpu;
   if (options.prefetch_extents == 0) {
     const uint64_t affordable = options.dram_bytes_max / 8 / options.extent_bytes_max;
     options.prefetch_extents =
-        static_cast<int>(std::clamp<uint64_t>(affordable, kPrefetchMin, kPrefetchDefault));
+        std::max(kPrefetchMin, static_cast<int>(std::min<uint64_t>(
+                                   affordable, static_cast<uint64_t>(prefetch.usual_max))));
   }
-  if (options.prefetch_extents < kPrefetchMin || options.prefetch_extents > kPrefetchMax)
+  if (options.prefetch_extents < kPrefetchMin || options.prefetch_extents > prefetch.max)
     return out_of_range("prefetch_extents", std::to_string(options.prefetch_extents),
-                        "2 to 64, or 0 for the default");
+                        "2 to " + std::to_string(prefetch.max) + ", or 0 for the default");
 
   if (options.nvme_bytes_max == 0 && options.dram_block_bytes_max < options.dram_bytes_max)
     return out_of_range("dram_block_bytes_max", std::to_string(options.dram_block_bytes_max),

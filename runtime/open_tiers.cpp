@@ -1,4 +1,4 @@
-// open_tiers.cpp: on the CPU DRAM and a store file; on CUDA HBM, and pinned DRAM below it.
+// open_tiers.cpp: on the CPU DRAM, on CUDA HBM and pinned DRAM below it; a store file below either.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/open_tiers.h"
 
@@ -41,6 +41,16 @@ std::unique_ptr<MemoryPool> make_dram(uint64_t bytes_max, const ThreadPlan& plan
     if (nodes.ok()) source = std::move(nodes.value());
   }
   return std::make_unique<MemoryPool>(bytes_max, std::move(source));
+}
+
+// nullptr: no NVMe tier.
+Result<std::unique_ptr<BlockStore>> open_store(const CacheOptions& options) {
+  if (options.nvme_bytes_max == 0) return std::unique_ptr<BlockStore>();
+  return BlockStore::open({.path = options.store_path,
+                           .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
+                           .bytes_max = options.nvme_bytes_max,
+                           .write_bytes_per_day = options.nvme_write_bytes_per_day,
+                           .io = options.io_backend});
 }
 
 Result<Tiers> open_cuda(const CacheOptions& options) {
@@ -99,6 +109,8 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
       std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());
   tiers.pinned =
       std::make_unique<MemoryPool>(Tier::kDram, options.dram_bytes_max, std::move(pinned_source));
+  VKV_TRY_ASSIGN(store, open_store(options));
+  tiers.store = std::move(store);
   return Result<Tiers>(std::move(tiers));
 }
 
@@ -112,14 +124,8 @@ Result<Tiers> open_tiers(const CacheOptions& options) {
       plan_threads_here({.threads = options.threads, .spare = leaves_one ? 1 : 0});
   VKV_TRY_ASSIGN(backend, make_cpu_backend({.plan = plan}));
   tiers.backend = std::move(backend);
-  if (options.nvme_bytes_max > 0) {
-    VKV_TRY_ASSIGN(
-        store, BlockStore::open({.path = options.store_path,
-                                 .use = options.keep_store ? StoreUse::kKeep : StoreUse::kTemporary,
-                                 .bytes_max = options.nvme_bytes_max,
-                                 .io = options.io_backend}));
-    tiers.store = std::move(store);
-  }
+  VKV_TRY_ASSIGN(store, open_store(options));
+  tiers.store = std::move(store);
   tiers.dram = make_dram(options.dram_bytes_max, plan);
   return Result<Tiers>(std::move(tiers));
 }

@@ -21,13 +21,17 @@ struct Tiers {
   MemoryBuffer ahead;                  // in HBM, where the engine reads ahead
   std::unique_ptr<BlockStore> store;   // nullptr: no NVMe tier
 
+  // Memory of the host that the engine reads, and that a disk reads and writes.
+  MemoryPool& io_pool() const { return pinned ? *pinned : *dram; }
+
   PlacementTiers placement(const CacheOptions& options) const {
     return {.backend = *backend,
             .pool = hbm ? *hbm : *dram,
             .host_pool = *dram,
             .pinned = pinned.get(),
             .store = store.get(),
-            .block_bytes_max = hbm ? options.hbm_block_bytes_max : options.dram_block_bytes_max};
+            .block_bytes_max = hbm ? options.hbm_block_bytes_max : options.dram_block_bytes_max,
+            .pinned_block_bytes_max = options.dram_block_bytes_max};
   }
 };
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <set>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -29,17 +30,18 @@ struct PlacementTiers {
   MemoryPool* pinned = nullptr;  // DRAM that a GPU reads: takes what HBM cannot; nullptr: none
   BlockStore* store = nullptr;   // takes what DRAM cannot; nullptr: no NVMe tier
   uint64_t block_bytes_max = 0;  // in the engine's memory, where there is a next tier
+  uint64_t pinned_block_bytes_max = 0;  // in `pinned`, where there is a store
+};
+
+// Room of the host's: a buffer, or only counted.
+struct HostRoom {
+  MemoryBuffer buffer;
+  MemoryCharge charge;
 };
 
 class Placement {
  public:
-  explicit Placement(const PlacementTiers& tiers)
-      : backend_(tiers.backend),
-        pool_(tiers.pool),
-        host_pool_(tiers.host_pool),
-        pinned_(tiers.pinned),
-        store_(tiers.store),
-        block_bytes_max_(tiers.block_bytes_max) {}
+  explicit Placement(const PlacementTiers& tiers);
 
   Backend& backend() const { return backend_; }
   MemoryPool& host_pool() const { return host_pool_; }
@@ -51,6 +53,11 @@ class Placement {
   Result<std::shared_ptr<ChargedBytes>> allocate_shared(size_t byte_count,
                                                         std::string_view purpose);
 
+  // Memory of the host that a disk may read and write and the engine may copy from and to, and room
+  // for the host's own values. Errors: as allocate().
+  Result<MemoryBuffer> allocate_for_io(uint64_t byte_count, std::string_view purpose);
+  Result<HostRoom> allocate_for_host(uint64_t byte_count, std::string_view purpose);
+
   // Takes a sealed extent into account, and demotes what exceeds the share of blocks. Errors:
   // kOutOfMemory naming the tier that is full, kIo; the extent is then gone.
   Result<std::shared_ptr<Extent>> admit(int layer, ExtentContent content, MemoryBuffer bytes);
@@ -60,13 +67,17 @@ class Placement {
   Result<std::shared_ptr<Extent>> adopt(int layer, ExtentContent content,
                                         const StoreExtent& stored);
 
-  // Reads extents that are only in the store, those of most value first, as far as there is room
-  // without demoting others. Errors: kIo, kDataLoss; extents are then as they were or read.
+  // Reads extents that are only in the store, those of most value first and into the fastest tier,
+  // as far as there is room without demoting others. Errors: kIo, kDataLoss; extents are then as
+  // they were or read.
   Status load(std::vector<Extent*> extents);
 
   // Starts writing an extent that is in memory and not in the store; it stays in memory. The caller
-  // waits, and calls forget_stored() where that fails. Errors: kOutOfMemory, kIo.
-  Result<IoTicket> submit_store(Extent& extent);
+  // waits, and calls forget_stored() where that fails. bounce: memory for I/O as large as the
+  // extent, that it is written from where a disk cannot reach it; the caller's until then. Errors:
+  // kOutOfMemory, kIo.
+  bool needs_bounce(const Extent& extent) const { return extent.tier() == Tier::kHbm; }
+  Result<IoTicket> submit_store(Extent& extent, std::span<std::byte> bounce = {});
   void forget_stored(Extent& extent);
 
   // Moves all originals that lie in DRAM to NVMe. Errors: kOutOfMemory, kIo.
@@ -84,27 +95,43 @@ class Placement {
     bool operator()(const Extent* a, const Extent* b) const;
   };
 
-  bool can_demote() const { return (store_ || pinned_) && !resident_.empty(); }
+  // Extents in one tier's memory: the engine's, and on CUDA pinned DRAM behind it.
+  struct Level {
+    MemoryPool* pool = nullptr;
+    uint64_t block_bytes_max = 0;
+    std::set<Extent*, LeastValueFirst> extents;
+    uint64_t bytes = 0;
+  };
+  // What load() reads, and where to.
+  struct Load;
+
+  bool is_last(const Level& level) const { return &level == &levels_.back(); }
+  bool can_demote(const Level& level) const {
+    return !level.extents.empty() && (!is_last(level) || store_ != nullptr);
+  }
+  Level* level_of(const Extent& extent);  // nullptr: in the store
+  Result<MemoryBuffer> allocate_in(Level& level, uint64_t byte_count, std::string_view purpose);
+  // Demotes what exceeds the share of blocks.
+  Status keep_share(Level& level);
   // Moves extents of least value to the next tier, at least `byte_count` bytes of them.
-  Status demote(uint64_t byte_count);
+  Status demote(Level& level, uint64_t byte_count);
+  std::vector<Extent*> least_of(const Level& level, uint64_t byte_count);
   // Copies to pinned memory. What is queued on the engine's stream is in order.
   Status copy_out(const std::vector<Extent*>& extents);
+  std::vector<Load> make_room(const std::vector<Extent*>& extents);
   // Writes what is not written yet, waits, and frees the DRAM of those that were written.
   Status write_out(const std::vector<Extent*>& extents);
   // `bytes`: where it lies now; empty: in the store.
   void moved(Extent& extent, MemoryBuffer bytes);
   void add_resident(Extent& extent);
+  void remove_resident(Extent& extent);
   void count(const Extent& extent);
   void discount(const Extent& extent);
 
   Backend& backend_;
-  MemoryPool& pool_;
   MemoryPool& host_pool_;
-  MemoryPool* pinned_;
   BlockStore* store_;
-  const uint64_t block_bytes_max_;
-  std::set<Extent*, LeastValueFirst> resident_;  // in the engine's memory
-  uint64_t resident_bytes_ = 0;
+  std::vector<Level> levels_;  // the fastest first
   std::array<uint64_t, kTierCount> extent_count_{};
   std::array<uint64_t, kTierCount> original_bytes_{};
   uint64_t demoted_bytes_ = 0;

@@ -91,7 +91,7 @@ Status Promoter::for_originals(const LayerState& state, const Visit& visit) {
         if (state.originals[next].extent->tier() == Tier::kNvme &&
             upcoming.size() < static_cast<size_t>(stager_->slot_count()))
           upcoming.push_back(state.originals[next].extent);
-      VKV_TRY(stager_->prefetch(upcoming));
+      VKV_TRY(stager_->prefetch(upcoming, extent->layer()));
       VKV_TRY_ASSIGN(staged, stager_->acquire(extent));
       base = staged;
     }

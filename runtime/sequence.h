@@ -37,6 +37,7 @@ struct SequenceState {
   Status failure;           // found late, when it already had what is wrong; only erase() is left
   std::vector<Role> roles;  // of every token
   std::vector<LayerState> layers;
+  bool was_restored = false;  // it, or what it was forked from
 };
 
 }  // namespace vkv

@@ -8,30 +8,35 @@
 
 namespace vkv {
 
-Result<std::unique_ptr<Stager>> Stager::make(MemoryPool& pool, BlockStore& store, int slot_count,
-                                             uint64_t slot_bytes) {
-  std::vector<Slot> slots(static_cast<size_t>(slot_count));
+Result<std::unique_ptr<Stager>> Stager::make(Backend& backend, MemoryPool& pool, BlockStore& store,
+                                             const StagerOptions& options) {
+  std::vector<Slot> slots(static_cast<size_t>(options.slot_count));
   for (Slot& slot : slots) {
-    VKV_TRY_ASSIGN(buffer, pool.allocate(slot_bytes, "staging of reads from nvme"));
+    VKV_TRY_ASSIGN(buffer, pool.allocate(options.slot_bytes, "staging of reads from nvme"));
     slot.buffer = std::move(buffer);
   }
   std::vector<std::span<std::byte>> regions;
   for (const Slot& slot : slots) regions.push_back(slot.buffer.bytes());
   store.register_memory(regions);
-  return std::unique_ptr<Stager>(new Stager(store, std::move(slots)));
+  return std::unique_ptr<Stager>(new Stager(backend, store, std::move(slots), options.layer_count));
 }
 
 Stager::~Stager() {
   for (Slot& slot : slots_) clear(slot);
 }
 
-Status Stager::prefetch(std::span<const std::shared_ptr<Extent>> upcoming) {
+Status Stager::prefetch(std::span<const std::shared_ptr<Extent>> upcoming, int layer,
+                        bool may_wait) {
+  clock_of_layers_.tell(layer, std::chrono::steady_clock::now());
   const auto wanted = upcoming.first(std::min(upcoming.size(), slots_.size()));
+  std::set<const Extent*> keep;
+  for (const std::shared_ptr<Extent>& extent : wanted) keep.insert(extent.get());
   for (const std::shared_ptr<Extent>& extent : wanted) {
     if (find(*extent) != nullptr) continue;
-    Slot* slot = vacate(wanted);
+    Slot* slot = vacate(keep, may_wait);
     if (slot == nullptr) return {};  // every slot is held or wanted
-    VKV_TRY(start_read(*slot, extent, IoPriority::kAhead));
+    VKV_TRY(
+        start_read(*slot, extent, IoPriority::kAhead, clock_of_layers_.turn_of(extent->layer())));
   }
   return {};
 }
@@ -40,9 +45,9 @@ Result<const std::byte*> Stager::acquire(const std::shared_ptr<Extent>& extent) 
   ++stats_.needed_count;
   Slot* slot = find(*extent);
   if (slot == nullptr) {
-    slot = vacate({});
+    slot = vacate({}, /*may_wait=*/true);
     VKV_CHECK(slot != nullptr);
-    VKV_TRY(start_read(*slot, extent, IoPriority::kNow));
+    VKV_TRY(start_read(*slot, extent, IoPriority::kNow, kNoDeadline));
   } else {
     ++stats_.hit_count;
     if (slot->ticket == IoTicket::kNone || store_.ready(slot->ticket)) ++stats_.ready_count;
@@ -62,10 +67,11 @@ Result<const std::byte*> Stager::acquire(const std::shared_ptr<Extent>& extent) 
   return static_cast<const std::byte*>(slot->buffer.data());
 }
 
-void Stager::release(const Extent& extent) {
+void Stager::release(const Extent& extent, uint64_t mark) {
   Slot* slot = find(extent);
   VKV_CHECK(slot != nullptr && slot->held);
   slot->held = false;
+  slot->mark = mark;
 }
 
 void Stager::drop_orphans() {
@@ -74,27 +80,30 @@ void Stager::drop_orphans() {
 }
 
 Stager::Slot* Stager::find(const Extent& extent) {
-  const auto it = std::find_if(slots_.begin(), slots_.end(),
-                               [&](const Slot& slot) { return slot.extent.get() == &extent; });
-  return it == slots_.end() ? nullptr : &*it;
+  const auto found = slot_of_.find(&extent);
+  return found == slot_of_.end() ? nullptr : &slots_[found->second];
 }
 
-Stager::Slot* Stager::vacate(std::span<const std::shared_ptr<Extent>> keep) {
-  Slot* oldest = nullptr;
+Stager::Slot* Stager::vacate(const std::set<const Extent*>& keep, bool may_wait) {
+  Slot *free = nullptr, *oldest = nullptr;
   for (Slot& slot : slots_) {
-    if (slot.held) continue;
-    if (slot.extent == nullptr) return &slot;
-    if (std::find(keep.begin(), keep.end(), slot.extent) != keep.end()) continue;
-    if (oldest == nullptr || slot.last_use < oldest->last_use) oldest = &slot;
+    if (slot.held || (!may_wait && !backend_.is_reached(slot.mark))) continue;
+    if (slot.extent != nullptr && keep.contains(slot.extent.get())) continue;
+    Slot*& best = slot.extent == nullptr ? free : oldest;
+    if (best == nullptr || slot.last_use < best->last_use) best = &slot;
   }
+  if (free != nullptr) return free;
   if (oldest != nullptr) clear(*oldest);
   return oldest;
 }
 
-Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority) {
+Status Stager::start_read(Slot& slot, std::shared_ptr<Extent> extent, IoPriority priority,
+                          IoDeadline deadline) {
+  VKV_TRY(backend_.reach(slot.mark));
   const auto target = slot.buffer.bytes().first(extent->byte_count());
-  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target, priority));
+  VKV_TRY_ASSIGN(ticket, store_.submit_read(extent->stored(), target, priority, deadline));
   slot.extent = std::move(extent);
+  slot_of_[slot.extent.get()] = static_cast<size_t>(&slot - slots_.data());
   slot.ticket = ticket;
   slot.failure = Status();
   slot.last_use = ++clock_;
@@ -108,6 +117,7 @@ void Stager::finish_read(Slot& slot) {
 
 void Stager::clear(Slot& slot) {
   if (slot.ticket != IoTicket::kNone) store_.cancel(std::exchange(slot.ticket, IoTicket::kNone));
+  slot_of_.erase(slot.extent.get());
   slot.extent.reset();
   slot.failure = Status();
 }

@@ -43,7 +43,7 @@ AT(vkv_policy, segment_headers, 108);
 AT(vkv_policy, layers, 112);
 AT(vkv_policy, layer_count, 120);
 
-SIZE(vkv_options, 192);
+SIZE(vkv_options, 200);
 FIRST(vkv_options);
 AT(vkv_options, layers, 8);
 AT(vkv_options, q_heads, 12);
@@ -77,6 +77,7 @@ AT(vkv_options, io_backend, 172);
 AT(vkv_options, host_share, 176);
 AT(vkv_options, threads, 184);
 AT(vkv_options, reserved_2, 188);
+AT(vkv_options, nvme_write_bytes_per_day, 192);
 
 SIZE(vkv_append_request, 48);
 FIRST(vkv_append_request);
@@ -112,7 +113,7 @@ AT(vkv_tier_stats, bytes_max, 24);
 AT(vkv_tier_stats, extent_count, 32);
 AT(vkv_tier_stats, original_bytes, 40);
 
-SIZE(vkv_stats, 344);
+SIZE(vkv_stats, 376);
 FIRST(vkv_stats);
 AT(vkv_stats, tier, 8);
 AT(vkv_stats, sequence_count, 152);
@@ -139,6 +140,10 @@ AT(vkv_stats, quality_error_mean, 312);
 AT(vkv_stats, quality_error_max, 320);
 AT(vkv_stats, quality_over_bound_count, 328);
 AT(vkv_stats, quality_promotion_count, 336);
+AT(vkv_stats, nvme_payload_bytes, 344);
+AT(vkv_stats, nvme_index_written_bytes, 352);
+AT(vkv_stats, nvme_write_bytes_left, 360);
+AT(vkv_stats, nvme_refused_save_count, 368);
 
 SIZE(vkv_role_stats, 80);
 FIRST(vkv_role_stats);

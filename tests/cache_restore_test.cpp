@@ -254,5 +254,71 @@ TEST_F(CacheRestoreTest, an_empty_sequence_and_layers_out_of_step) {
       << status.message();
 }
 
+// Half of a day's writes are for sequences that proved to be of use, and for blocks without room.
+TEST_F(CacheRestoreTest, when_writes_are_short_what_was_asked_for_twice_is_saved) {
+  CacheOptions limited = options("balanced");
+  limited.nvme_write_bytes_per_day = 16 * kMiB;
+  auto cache = must_open(limited);
+  uint8_t number = 1;
+  Status refused;
+  int position = 0;
+  SequenceId last{};
+  for (; number < 200; ++number) {
+    EXPECT_EQ(cache->restore(key_of(number)).status().code(), Code::kNotFound);
+    last = must_create(*cache);
+    position = ingest(*cache, last, 20);
+    refused = cache->save(last, key_of(number));
+    if (!refused.ok()) break;
+    must(cache->erase(last));
+  }
+  EXPECT_EQ(refused.code(), Code::kOutOfMemory);
+  EXPECT_NE(refused.message().find("asked for twice"), std::string::npos) << refused.message();
+  EXPECT_EQ(cache->stats().nvme_refused_save_count, 1u);
+  EXPECT_GT(cache->stats().nvme_write_bytes_left, 7 * kMiB);
+  EXPECT_GT(number, 1);
+  EXPECT_EQ(cache->restore(key_of(number)).status().code(), Code::kNotFound);
+  must(cache->save(last, key_of(number)));  // asked for twice now
+  // What goes on from a restored sequence, a fork too, is worth it the first time.
+  const SequenceId restored = cache->restore(key_of(1)).value();
+  const SequenceId fork = cache->fork(restored).value();
+  must_feed(*cache, fork, position, picture_prompt(0, 0, 10), true);
+  must(cache->save(fork, key_of(201)));
+  const CacheStats stats = cache->stats();
+  EXPECT_GT(stats.nvme_payload_bytes, 0u);
+  EXPECT_GT(stats.write_amplification(), 1.0);
+  EXPECT_LT(stats.write_amplification(), 1.2);
+}
+
+TEST_F(CacheRestoreTest, when_writes_are_short_what_is_stored_leaves_dram_first) {
+  const auto written_for_second = [&](double days) {
+    CacheOptions limited = options("balanced");
+    limited.store_path = directory_ / ("days" + std::to_string(days));
+    {
+      auto probe = must_open(limited);
+      const SequenceId sequence = must_create(*probe);
+      ingest(*probe, sequence, 40);
+      must(probe->save(sequence, key_of(1)));
+      const uint64_t byte_count = probe->saved().value()[0].byte_count;
+      if (days > 0)
+        limited.nvme_write_bytes_per_day =
+            static_cast<uint64_t>(days * static_cast<double>(byte_count));
+      limited.dram_block_bytes_max = byte_count * 5 / 4;
+    }
+    limited.store_path += ".second";
+    auto cache = must_open(limited);
+    for (int i = 0; i < 2; ++i)
+      EXPECT_EQ(cache->restore(key_of(1)).status().code(), Code::kNotFound);
+    const SequenceId first = must_create(*cache);
+    ingest(*cache, first, 40);
+    must(cache->save(first, key_of(1)));
+    const uint64_t before = cache->stats().nvme_written_bytes;
+    ingest(*cache, must_create(*cache), 20);
+    EXPECT_GT(cache->stats().demoted_bytes, 0u);
+    return cache->stats().nvme_written_bytes - before;
+  };
+  EXPECT_GT(written_for_second(0), 0u);    // no limit: by value alone
+  EXPECT_EQ(written_for_second(1.9), 0u);  // less than half is left after the save
+}
+
 }  // namespace
 }  // namespace vkv

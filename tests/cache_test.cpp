@@ -357,8 +357,9 @@ TEST(cache, shapes_and_options_out_of_range_are_refused_by_name) {
   on_gpu.device = Device::kCuda;
   refused(on_gpu, Code::kInvalidArgument, "hbm_bytes_max");
   on_gpu.hbm_bytes_max = 1 << 30;
-  bad = on_gpu, bad.nvme_bytes_max = 1 << 30;
-  refused(bad, Code::kUnsupported, "the NVMe tier is not there on device cuda yet");
+  bad = on_gpu, bad.nvme_bytes_max = 1 << 30, bad.store_path = store_path("cuda");
+  bad.prefetch_extents = 8193;
+  refused(bad, Code::kInvalidArgument, "2 to 8192");
   bad = on_gpu, bad.keep_original = KeepOriginal::kDram;
   refused(bad, Code::kUnsupported, "keep_original dram");
   bad = on_gpu, bad.quality.sample_fraction = 0.5;

@@ -189,5 +189,23 @@ TEST(cache_tiers, the_store_file_is_gone_after_close) {
   EXPECT_FALSE(std::filesystem::exists(options.store_path));
 }
 
+TEST(cache_tiers, blocks_that_may_not_be_written_any_more_are_an_error_that_says_so) {
+  CacheOptions options = on_nvme("balanced", uint64_t{16} << 20, IoBackend::kAuto);
+  options.dram_block_bytes_max = 256 << 10;
+  options.nvme_write_bytes_per_day = 512 << 10;
+  auto cache = must_open(options);
+  const SequenceId sequence = must_create(*cache);
+  Status status;
+  int window = 0;
+  for (; window < kMany && status.ok(); ++window)
+    status =
+        feed(*cache, sequence, 64 * window, picture_prompt(0, 64, 0), window % 8 == 7).status();
+  EXPECT_EQ(status.code(), Code::kOutOfMemory);
+  EXPECT_NE(status.message().find("the write budget of 524288 bytes a day has"), std::string::npos)
+      << status.message();
+  EXPECT_LE(cache->stats().nvme_written_bytes, uint64_t{512} << 10);
+  EXPECT_GT(cache->stats().demoted_bytes, 0u);
+}
+
 }  // namespace
 }  // namespace vkv

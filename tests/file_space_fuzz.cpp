@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "transfer/file_space.h"
+#include "transfer/range_set.h"
 
 namespace vkv {
 namespace {
@@ -131,6 +132,29 @@ TEST(file_space_death, releasing_what_was_not_given_stops_the_process) {
   EXPECT_DEATH(space.release(offset + kUnit, kUnit), "check failed");
   space.release(offset, 2 * kUnit);
   EXPECT_DEATH(space.release(offset, 2 * kUnit), "check failed");
+}
+
+TEST(range_set, is_the_set_of_units_that_were_added_and_not_removed) {
+  std::mt19937_64 random(number_from_environment("VKV_SEED", 20241014));
+  constexpr uint64_t kUnits = 64;
+  RangeSet set;
+  std::vector<bool> model(kUnits);
+  const auto count = [&](uint64_t first, uint64_t units) {
+    const auto begin = model.begin() + static_cast<ptrdiff_t>(first);
+    return static_cast<uint64_t>(std::count(begin, begin + static_cast<ptrdiff_t>(units), true));
+  };
+  for (uint64_t step = number_from_environment("VKV_STEPS", 20000); step > 0; --step) {
+    const uint64_t first = random() % kUnits, units = random() % (kUnits - first + 1);
+    const bool adds = random() % 2 == 0;
+    if (adds)
+      set.add(first * kUnit, units * kUnit);
+    else
+      set.remove(first * kUnit, units * kUnit);
+    for (uint64_t i = first; i < first + units; ++i) model[i] = adds;
+    ASSERT_EQ(set.byte_count(), count(0, kUnits) * kUnit);
+    const uint64_t from = random() % kUnits, length = random() % (kUnits - from + 1);
+    ASSERT_EQ(set.count_in(from * kUnit, length * kUnit), count(from, length) * kUnit);
+  }
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Both engines finish what system calls do by halves, hold no more than they may, and end every
+// Every engine finishes what system calls do by halves, holds no more than it may, and ends every
 // request, well or not.
 // SPDX-License-Identifier: Apache-2.0
 #include "transfer/io_engine.h"
@@ -187,9 +187,22 @@ TEST_P(IoEngineTest, many_threads_wait_for_each_others_requests) {
   EXPECT_EQ(static_cast<uint64_t>(zeros), 16 * kMiB);
 }
 
+template <UringSetup kSetup>
+Result<std::unique_ptr<IoEngine>> make_uring_with(const IoEngineOptions& options) {
+  IoEngineOptions with = options;
+  with.setup = kSetup;
+  return make_uring_engine(with);
+}
+
+// Threads, and every set-up of io_uring that this kernel takes.
 std::vector<std::pair<std::string_view, MakeEngine>> engines_here() {
   std::vector<std::pair<std::string_view, MakeEngine>> engines = {{"threads", make_thread_engine}};
-  if (make_uring_engine({}).ok()) engines.emplace_back("uring", make_uring_engine);
+  const std::pair<std::string_view, MakeEngine> rings[] = {
+      {"uring_deferred", make_uring_with<UringSetup::kDeferred>},
+      {"uring_cooperative", make_uring_with<UringSetup::kCooperative>},
+      {"uring_plain", make_uring_with<UringSetup::kPlain>}};
+  for (const auto& ring : rings)
+    if (ring.second({}).ok()) engines.push_back(ring);
   return engines;
 }
 

@@ -77,6 +77,40 @@ TEST_F(IoQueueTest, what_is_cancelled_in_time_never_begins) {
   EXPECT_EQ(engine_.submitted.size(), 8u);
 }
 
+TEST_F(IoQueueTest, of_one_kind_the_earliest_deadline_begins_first) {
+  using std::chrono::hours;
+  const IoDeadline now = std::chrono::steady_clock::now();
+  std::vector<QueuedRequest> first(8, make(IoPriority::kNow));
+  for (QueuedRequest& read : first) queue_.submit(read);
+  QueuedRequest none = make(IoPriority::kAhead), same = make(IoPriority::kAhead),
+                late = make(IoPriority::kAhead), early = make(IoPriority::kAhead);
+  late.deadline = same.deadline = now + hours(2);
+  early.deadline = now + hours(1);
+  for (QueuedRequest* read : {&none, &late, &same, &early}) queue_.submit(*read);
+  for (QueuedRequest& read : first) queue_.wait(read);
+  ASSERT_EQ(engine_.submitted.size(), 12u);
+  EXPECT_EQ(engine_.submitted[8], &early.request);
+  EXPECT_EQ(engine_.submitted[9], &late.request);  // before `same`: it was there first
+  EXPECT_EQ(engine_.submitted[10], &same.request);
+  EXPECT_EQ(engine_.submitted[11], &none.request);
+  EXPECT_EQ(queue_.late_count(), 0u);
+}
+
+TEST_F(IoQueueTest, what_is_due_needs_no_room_left_for_others) {
+  const IoDeadline past = std::chrono::steady_clock::now() - std::chrono::seconds(1);
+  std::vector<QueuedRequest> ahead(7, make(IoPriority::kAhead));
+  for (QueuedRequest& read : ahead) queue_.submit(read);
+  EXPECT_EQ(engine_.submitted.size(), 6u);
+  QueuedRequest due = make(IoPriority::kAhead);
+  due.deadline = past;
+  queue_.submit(due);
+  ASSERT_EQ(engine_.submitted.size(), 7u);
+  EXPECT_EQ(engine_.submitted.back(), &due.request);
+  EXPECT_EQ(queue_.late_count(), 1u);
+  for (QueuedRequest& read : ahead) queue_.wait(read);
+  EXPECT_EQ(queue_.late_count(), 1u);
+}
+
 TEST(io_queue, one_of_each_kind_may_always_be_under_way) {
   HeldEngine engine;
   IoQueue queue(engine, 1);

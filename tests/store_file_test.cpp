@@ -322,5 +322,46 @@ TEST(full_disk, it_is_an_error_that_names_the_need_and_what_is_free) {
   }
 }
 
+// What was given back is asked for again before it is used: what others took meanwhile is an error
+// of reserve(), and no write or commit fails.
+TEST(full_disk, room_that_was_given_back_may_be_gone) {
+  const TemporaryDirectory directory;
+  const pid_t child = fork();
+  if (child == 0) {
+    mount_small_disk(directory.path());
+    auto store =
+        BlockStore::open({.path = directory / "kv", .use = StoreUse::kKeep, .bytes_max = 2 * kMiB});
+    VKV_CHECK(store.ok());
+    std::vector<StoreExtent> extents;
+    for (int i = 0; i < 2; ++i) extents.push_back(store.value()->reserve(512 << 10).value());
+    CommittedSequence sequence{.extents = {{.extent = extents[0]}}};
+    MemoryPool pool(kMiB);
+    MemoryBuffer bytes = std::move(pool.allocate(512 << 10, "a test").value());
+    for (StoreExtent& extent : extents)
+      VKV_CHECK(
+          store.value()->wait(store.value()->submit_write(extent, bytes.bytes()).value()).ok());
+    VKV_CHECK(store.value()->commit(sequence).ok());
+    store.value()->release(extents[0]);
+    VKV_CHECK(store.value()->erase(sequence.key).ok());
+    VKV_CHECK(store.value()->stats().given_back_bytes == 512 << 10);
+    // Others take all there is.
+    const int other = ::open((directory / "other").c_str(), O_RDWR | O_CREAT, 0600);
+    off_t taken = 0;
+    while (fallocate(other, 0, taken, 4096) == 0) taken += 4096;
+    const Status status = store.value()->reserve(512 << 10).status();
+    VKV_CHECK(status.code() == Code::kIo && contains(status.message(), "No space left on device"));
+    VKV_CHECK(store.value()->health().ok());
+    VKV_CHECK(ftruncate(other, taken - (1 << 20)) == 0);
+    VKV_CHECK(store.value()->reserve(512 << 10).ok());
+    store.value().reset();
+    _exit(0);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNoMount)
+    GTEST_SKIP() << "not shown here: this user may not mount a small tmpfs";
+  EXPECT_EQ(status, 0);
+}
+
 }  // namespace
 }  // namespace vkv

@@ -364,5 +364,130 @@ TEST_F(StoreKeepTest, what_a_broken_creation_left_is_no_obstacle_and_a_foreign_f
   EXPECT_TRUE(contains(status.message(), "is in the way of a new store")) << status.message();
 }
 
+// In the middle of the file too; a step of growing is kept, so that what comes and goes costs no
+// calls.
+TEST(store_room, what_is_erased_is_given_back_to_the_disk) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  constexpr uint64_t kExtent = uint64_t{1} << 20, kBytesMax = uint64_t{32} << 20;
+  MemoryBuffer bytes = std::move(test_memory().allocate(kExtent, "a test").value());
+  fill(bytes.bytes(), 1, 1);
+  const auto save_one = [&](BlockStore& store, uint64_t number) {
+    CommittedSequence sequence{.key = key_of(number)};
+    for (int i = 0; i < 2; ++i) {
+      sequence.extents.push_back({.extent = store.reserve(kExtent).value()});
+      StoreExtent& extent = sequence.extents.back().extent;
+      ASSERT_TRUE(store.wait(store.submit_write(extent, bytes.bytes()).value()).ok());
+    }
+    ASSERT_TRUE(store.commit(sequence).ok());
+    release_all(store, sequence.extents);
+  };
+  uint64_t disk_bytes = 0;
+  {
+    const auto store = open_kept(path, kBytesMax);
+    for (uint64_t number = 0; number < 10; ++number) save_one(*store.value(), number);
+    const uint64_t full = store.value()->stats().disk_bytes;
+    EXPECT_GE(full, 20 * kExtent);
+    for (uint64_t number = 1; number < 9; ++number)
+      ASSERT_TRUE(store.value()->erase(key_of(number)).ok());
+    const BlockStoreStats stats = store.value()->stats();
+    EXPECT_EQ(stats.bytes_committed, 4 * kExtent);
+    EXPECT_GE(stats.file_bytes, 20 * kExtent);  // the last one lies at the end
+    EXPECT_LE(stats.disk_bytes + stats.given_back_bytes, full + 64 * 4096);
+    // What lives, a step of an eighth of the budget, and the index.
+    EXPECT_LE(stats.disk_bytes, 4 * kExtent + kBytesMax / 8 + 2 * kExtent);
+    for (uint64_t number = 20; number < 26; ++number) save_one(*store.value(), number);
+    EXPECT_GE(store.value()->stats().disk_bytes, 16 * kExtent);
+    EXPECT_EQ(store.value()->stats().file_bytes, stats.file_bytes);  // the holes were used
+    for (uint64_t number = 20; number < 26; ++number)
+      ASSERT_TRUE(store.value()->erase(key_of(number)).ok());
+  }
+  const auto store = open_kept(path, kBytesMax);
+  disk_bytes = store.value()->stats().disk_bytes;
+  EXPECT_LE(disk_bytes, 4 * kExtent + kExtent);  // at close all is given back
+  for (const uint64_t number : {0, 9}) {
+    const CommittedSequence held = store.value()->hold(key_of(number)).value();
+    for (const LabelledExtent& labelled : held.extents) {
+      MemoryBuffer got = std::move(test_memory().allocate(kExtent, "a test").value());
+      const Status status =
+          store.value()->wait(store.value()->submit_read(labelled.extent, got.bytes()).value());
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    release_all(*store.value(), held.extents);
+  }
+  for (uint64_t number = 30; number < 36; ++number) save_one(*store.value(), number);
+}
+
+// Bytes asked for and bytes written, of this process and of all before it, killed or not.
+TEST(store_writes, amplification_is_counted_over_the_life_of_the_file) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  constexpr uint64_t kPayload = 100000, kRounded = 102400;
+  const auto save_one = [&](BlockStore& store, uint64_t number) {
+    MemoryBuffer bytes = std::move(test_memory().allocate(kRounded, "a test").value());
+    std::memset(bytes.data(), 1, kRounded);
+    CommittedSequence sequence{.key = key_of(number)};
+    sequence.extents.push_back({.extent = store.reserve(kPayload).value()});
+    StoreExtent& extent = sequence.extents.back().extent;
+    ASSERT_EQ(extent.byte_count, kRounded);
+    ASSERT_TRUE(store.wait(store.submit_write(extent, bytes.bytes()).value()).ok());
+    ASSERT_TRUE(store.commit(sequence).ok());
+    release_all(store, sequence.extents);
+  };
+  {
+    const auto store = open_kept(path);
+    for (uint64_t number = 0; number < 3; ++number) save_one(*store.value(), number);
+    const BlockStoreStats stats = store.value()->stats();
+    EXPECT_EQ(stats.payload_bytes, 3 * kPayload);
+    EXPECT_EQ(stats.written_bytes, 3 * kRounded);
+    EXPECT_GE(stats.index_written_bytes, 3 * kPageBytes);
+    EXPECT_EQ(stats.write_bytes_left, kNoWriteLimit);
+    EXPECT_EQ(stats.life_payload_bytes, 3 * kPayload);
+    EXPECT_EQ(stats.life_written_bytes, 3 * kRounded + stats.index_written_bytes);
+  }
+  const auto store = open_kept(path);
+  save_one(*store.value(), 9);
+  const BlockStoreStats stats = store.value()->stats();
+  EXPECT_EQ(stats.payload_bytes, kPayload);
+  if (stats.life_payload_bytes == kPayload)
+    GTEST_SKIP() << "this file system keeps no attributes of files";
+  EXPECT_EQ(stats.life_payload_bytes, 4 * kPayload);
+  EXPECT_GT(stats.life_written_bytes, 4 * kRounded + stats.index_written_bytes);
+}
+
+TEST(store_writes, a_spent_budget_refuses_writes_and_nothing_else) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "kv.store";
+  const BlockStoreOptions options{.path = path,
+                                  .use = StoreUse::kKeep,
+                                  .bytes_max = 64 << 20,
+                                  .write_bytes_per_day = uint64_t{1} << 20};
+  uint64_t saved = 0;
+  {
+    const auto store = BlockStore::open(options);
+    ASSERT_TRUE(store.ok()) << store.status().message();
+    Status status;
+    while (status.ok()) status = save(*store.value(), ++saved);
+    EXPECT_EQ(status.code(), Code::kOutOfMemory);
+    EXPECT_NE(status.message().find("write budget of 1048576 bytes a day has "), std::string::npos)
+        << status.message();
+    EXPECT_TRUE(store.value()->writes_are_short());
+    EXPECT_LE(store.value()->stats().written_bytes, uint64_t{1} << 20);
+    ASSERT_GT(saved, 2u);
+    for (uint64_t number = 1; number < saved; ++number) {
+      const Status compared = compare(*store.value(), number);
+      EXPECT_TRUE(compared.ok()) << compared.message();
+    }
+    EXPECT_TRUE(store.value()->erase(key_of(1)).ok());
+    EXPECT_TRUE(store.value()->health().ok());
+  }
+  // A new process does not begin a new day.
+  const auto store = BlockStore::open(options);
+  if (store.value()->stats().life_payload_bytes == 0)
+    GTEST_SKIP() << "this file system keeps no attributes of files";
+  EXPECT_TRUE(store.value()->writes_are_short());
+  EXPECT_LT(store.value()->stats().write_bytes_left, uint64_t{512} << 10);
+}
+
 }  // namespace
 }  // namespace vkv

@@ -22,6 +22,7 @@
 #include "transfer/io_queue.h"
 #include "transfer/store_file.h"
 #include "transfer/store_format.h"
+#include "transfer/write_ledger.h"
 #include "vkv/options.h"
 #include "vkv/saved.h"
 #include "vkv/status.h"
@@ -32,6 +33,7 @@ struct BlockStoreOptions {
   std::string path;  // created; where it exists, `use` says what becomes of it
   StoreUse use = StoreUse::kTemporary;
   uint64_t bytes_max = 0;  // hard cap of the file, bytes on disk; not for kReadOnly
+  uint64_t write_bytes_per_day = kNoWriteLimit;  // see write_ledger.h
   IoBackend io = IoBackend::kAuto;
   uint32_t in_flight_max = 32;  // operations the kernel or the pool holds at once
   // For tests: stands between the store and its engine.
@@ -73,14 +75,21 @@ enum class IoTicket : uint64_t { kNone = 0 };
 struct BlockStoreStats {
   uint64_t bytes_reserved = 0;  // of extents
   uint64_t bytes_peak = 0;
-  uint64_t bytes_committed = 0;  // of bytes_reserved: of sequences that outlive the process
-  uint64_t index_bytes = 0;      // superblock and index
-  uint64_t file_bytes = 0;
+  uint64_t bytes_committed = 0;   // of bytes_reserved: of sequences that outlive the process
+  uint64_t index_bytes = 0;       // superblock and index
+  uint64_t file_bytes = 0;        // its length
+  uint64_t disk_bytes = 0;        // that the disk keeps for it
+  uint64_t given_back_bytes = 0;  // of holes, to the disk
   uint64_t read_count = 0, read_bytes = 0;
   uint64_t write_count = 0, written_bytes = 0;  // of extents
-  uint64_t index_written_bytes = 0;
-  uint64_t commit_count = 0;     // since open
-  uint64_t cancelled_count = 0;  // operations that never began
+  uint64_t payload_bytes = 0;        // of written_bytes, what was asked for: not what rounds it up
+  uint64_t index_written_bytes = 0;  // superblocks too
+  uint64_t commit_count = 0;         // since open
+  uint64_t cancelled_count = 0;      // operations that never began
+  uint64_t late_count = 0;           // operations that began behind their deadline
+  uint64_t write_bytes_left = kNoWriteLimit;  // of the budget, now
+  // Of the file, by all who ever wrote to it; 0 where the file system keeps no attributes.
+  uint64_t life_payload_bytes = 0, life_written_bytes = 0;
 };
 
 // Thread-safe. Buffers are 4096-aligned and belong to the store from submit to wait.
@@ -98,20 +107,22 @@ class BlockStore {
   // most once, before anything is submitted.
   virtual void register_memory(std::span<const std::span<std::byte>> regions) = 0;
 
-  // Room for byte_count bytes, rounded up to kExtentAlignment. Errors: kOutOfMemory naming the nvme
-  // tier, its budget and the need; kIo when the disk itself is full.
+  // Room for byte_count bytes of payload, rounded up to kExtentAlignment. Errors: kOutOfMemory
+  // naming the nvme tier, its budget and the need; kIo when the disk itself is full.
   virtual Result<StoreExtent> reserve(uint64_t byte_count) = 0;
   // The caller has nothing in flight on it. Its room is free when nobody else holds it and no
   // committed sequence has it.
   virtual void release(const StoreExtent& extent) = 0;
 
-  // source and target are as long as the extent; it is written once. Errors: none now; what goes
-  // wrong, wait() says. Operations beyond in_flight_max wait in a queue; what somebody waits for
-  // begins at once. Any call into the store moves the queue on.
+  // source and target are as long as the extent; it is written once. Errors: kOutOfMemory for a
+  // write that is more than the write budget has left; what else goes wrong, wait() says.
+  // Operations beyond in_flight_max wait in a queue; what somebody waits for begins at once. Any
+  // call into the store moves the queue on.
   virtual Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
                                         IoPriority priority = IoPriority::kWriteBack) = 0;
   virtual Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
-                                       IoPriority priority = IoPriority::kNow) = 0;
+                                       IoPriority priority = IoPriority::kNow,
+                                       IoDeadline deadline = kNoDeadline) = 0;
 
   // Finishes one operation, exactly once a ticket; afterwards its buffer is the caller's again,
   // also when it failed. Errors: kIo with errno, kDataLoss when a checksum does not match
@@ -138,6 +149,9 @@ class BlockStore {
   virtual void hold(const StoreExtent& extent) = 0;
   // By key.
   virtual std::vector<StoredSequence> committed() const = 0;
+
+  // Less than half of a day's write budget is left: what could do without writing should.
+  virtual bool writes_are_short() = 0;
 
   // Not ok after an index or a sync could not be written: nothing more is written then, as what
   // the disk has is not known; reads go on. With kReadOnly also what is wrong with the index.

@@ -43,6 +43,7 @@ class FileSpace {
   uint64_t hole_bytes_max() const { return by_size_.empty() ? 0 : by_size_.rbegin()->first; }
   uint64_t tail_bytes() const;  // of the hole that touches the end
   size_t hole_count() const { return holes_.size(); }
+  const std::map<uint64_t, uint64_t>& holes() const { return holes_; }  // offset -> bytes
 
   // Stops the process where a hole or a range overlaps another, or two holes touch. O(ranges).
   void check_invariants() const;

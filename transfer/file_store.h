@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "transfer/block_store.h"
-#include "transfer/file_space.h"
 #include "transfer/io_engine.h"
 #include "transfer/io_queue.h"
 #include "transfer/store_file.h"
 #include "transfer/store_index.h"
 #include "transfer/store_log.h"
+#include "transfer/store_room.h"
 #include "vkv/status.h"
 
 namespace vkv {
@@ -39,7 +39,7 @@ class FileStore final : public BlockStore {
   Result<IoTicket> submit_write(StoreExtent& extent, std::span<const std::byte> source,
                                 IoPriority priority) override;
   Result<IoTicket> submit_read(const StoreExtent& extent, std::span<std::byte> target,
-                               IoPriority priority) override;
+                               IoPriority priority, IoDeadline deadline) override;
   Status wait(IoTicket ticket) override;
   void cancel(IoTicket ticket) override;
   bool ready(IoTicket ticket) override;
@@ -48,6 +48,7 @@ class FileStore final : public BlockStore {
   Result<CommittedSequence> hold(const SequenceKey& key) override;
   void hold(const StoreExtent& extent) override;
   std::vector<StoredSequence> committed() const override;
+  bool writes_are_short() override;
   Status health() const override;
   const Superblock& superblock() const override { return file_->superblock(); }
   std::string_view io_engine() const override { return name_; }
@@ -57,6 +58,7 @@ class FileStore final : public BlockStore {
   // An extent that somebody holds, or that committed sequences have.
   struct Stored {
     uint64_t byte_count = 0;
+    uint64_t payload_bytes = 0;
     uint32_t crc32c = 0;
     uint32_t hold_count = 0;
     uint32_t commit_count = 0;     // sequences
@@ -71,17 +73,18 @@ class FileStore final : public BlockStore {
 
   bool is_kept() const { return options_.use == StoreUse::kKeep; }
   // All of these: mutex_ held.
-  Status make_room(uint64_t byte_count, uint64_t bytes_max);
   Result<uint64_t> allocate(uint64_t byte_count, uint64_t bytes_max);
+  WriteNote writes_of_life() const;
+  void count_index_writes();
+  void note_writes();
   void free_if_unused(std::map<uint64_t, Stored>::iterator stored);
   Status adopt(const StoredSequence& sequence);
-  Status claim(uint64_t file_offset, uint64_t byte_count);
   Result<StoredSequence> described(const CommittedSequence& sequence) const;
 
   Operation& operation_of(IoTicket ticket);
   void forget(IoTicket ticket);
 
-  Result<IoTicket> submit(const StoreExtent& extent, IoRequest request, IoPriority priority);
+  Result<IoTicket> submit(const StoreExtent& extent, const QueuedRequest& queued);
   Status transferred(const IoRequest& request) const;
   Status outcome(const Operation& operation) const;
   Status commit_batch(const IndexBatch& batch);  // commit_mutex_ held
@@ -90,7 +93,6 @@ class FileStore final : public BlockStore {
   const BlockStoreOptions options_;
   const uint64_t bytes_max_;
   const uint64_t extent_bytes_max_;  // of bytes_max_, what extents may fill
-  const uint64_t growth_bytes_;
   const std::string name_;
   const std::unique_ptr<StoreFile> file_;
   const std::unique_ptr<IoEngine> engine_;  // destroyed before the file is closed
@@ -100,7 +102,7 @@ class FileStore final : public BlockStore {
   std::unique_ptr<StoreLog> log_;
 
   mutable std::mutex mutex_;  // of all below, and of the file's length
-  FileSpace space_;
+  StoreRoom room_;
   std::map<uint64_t, Stored> extents_;  // by offset
   StoredSequences sequences_;
   Status index_health_;
@@ -108,6 +110,9 @@ class FileStore final : public BlockStore {
   uint64_t next_ticket_ = 1;
   std::unordered_map<uint64_t, std::unique_ptr<Operation>> operations_;
   BlockStoreStats stats_;
+  mutable WriteLedger ledger_;
+  WriteNote life_before_;     // of the file, before this process
+  uint64_t noted_bytes_ = 0;  // of what this process wrote, in the file's note
 };
 
 }  // namespace vkv

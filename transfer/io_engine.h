@@ -28,12 +28,22 @@ struct IoRequest {
   int retry_count = 0;      // in a row, without a byte moved
   int error = 0;            // errno; 0 with too few bytes: the file ends there
   bool over = false;
+  bool is_awaited = false;  // somebody sleeps until it is over
+};
+
+// How a ring of io_uring is set up. Where the choice is ours, the first that the kernel takes.
+enum class UringSetup : uint8_t {
+  kBest = 0,
+  kDeferred = 1,     // SINGLE_ISSUER and DEFER_TASKRUN: Linux 6.1
+  kCooperative = 2,  // COOP_TASKRUN: Linux 5.19
+  kPlain = 3,
 };
 
 struct IoEngineOptions {
   int file = -1;                                // open for reading and writing; stays open
   uint32_t in_flight_max = 64;                  // requests, 1..4096
   uint64_t call_bytes_max = uint64_t{1} << 30;  // of one system call; the rest follows in the next
+  UringSetup setup = UringSetup::kBest;
 };
 
 // Thread-safe. A request stays where it is, and so does its buffer, until it is over.
@@ -59,7 +69,8 @@ class IoEngine {
   virtual std::string_view name() const = 0;  // "io_uring", "threads"
 };
 
-// Errors: kUnsupported where the kernel or the container refuses io_uring, with errno.
+// Has a thread and a ring of its own. Errors: kUnsupported where the kernel or the container
+// refuses io_uring, or this set-up of it, with errno.
 Result<std::unique_ptr<IoEngine>> make_uring_engine(const IoEngineOptions& options);
 // Errors: kIo where the system refuses threads.
 Result<std::unique_ptr<IoEngine>> make_thread_engine(const IoEngineOptions& options);

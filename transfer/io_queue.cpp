@@ -10,7 +10,8 @@ void IoQueue::submit(QueuedRequest& queued) {
   Requests next;
   {
     const std::lock_guard lock(mutex_);
-    waiting_[static_cast<size_t>(queued.priority)].push_back(&queued);
+    queued.serial = next_serial_++;
+    waiting_like(queued).insert(&queued);
     next = begin_next();
   }
   hand_over(next);
@@ -21,7 +22,7 @@ void IoQueue::wait(QueuedRequest& queued) {
   {
     const std::lock_guard lock(mutex_);
     if (!queued.has_begun) {
-      begin(queued);
+      begin(queued, std::chrono::steady_clock::now());
       next.push_back(&queued);
     }
   }
@@ -38,7 +39,7 @@ void IoQueue::wait(QueuedRequest& queued) {
 bool IoQueue::cancel(QueuedRequest& queued) {
   const std::lock_guard lock(mutex_);
   if (queued.has_begun) return false;
-  std::erase(waiting_[static_cast<size_t>(queued.priority)], &queued);
+  waiting_like(queued).erase(&queued);
   return true;
 }
 
@@ -54,9 +55,15 @@ bool IoQueue::done(QueuedRequest& queued) {
   return is_over;
 }
 
-void IoQueue::begin(QueuedRequest& queued) {
-  std::erase(waiting_[static_cast<size_t>(queued.priority)], &queued);
+uint64_t IoQueue::late_count() const {
+  const std::lock_guard lock(mutex_);
+  return late_count_;
+}
+
+void IoQueue::begin(QueuedRequest& queued, IoDeadline now) {
+  waiting_like(queued).erase(&queued);
   queued.has_begun = true;
+  if (queued.deadline < now) ++late_count_;
   begun_.push_back(&queued);
 }
 
@@ -64,16 +71,20 @@ void IoQueue::begin(QueuedRequest& queued) {
 // least.
 IoQueue::Requests IoQueue::begin_next() {
   Requests next;
+  const IoDeadline now = std::chrono::steady_clock::now();
   for (size_t priority = 0; priority < waiting_.size(); ++priority) {
-    const size_t begun_max =
+    Waiting& waiting = waiting_[priority];
+    const size_t usual_max =
         std::max<size_t>(1, in_flight_max_ * (kIoPriorityCount + 1 - priority) / 4);
-    if (waiting_[priority].empty()) continue;
-    if (begun_.size() >= begun_max) {
+    if (waiting.empty()) continue;
+    if (begun_.size() >= usual_max) {
       std::erase_if(begun_, [&](QueuedRequest* begun) { return engine_.done(begun->request); });
     }
-    while (!waiting_[priority].empty() && begun_.size() < begun_max) {
-      next.push_back(waiting_[priority].front());
-      begin(*next.back());
+    while (!waiting.empty()) {
+      QueuedRequest& first = **waiting.begin();
+      if (begun_.size() >= (first.deadline <= now ? in_flight_max_ : usual_max)) break;
+      next.push_back(&first);
+      begin(first, now);
     }
   }
   return next;

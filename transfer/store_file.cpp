@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <array>
@@ -139,6 +140,17 @@ Status remove_residue(const std::string& path) {
   return refused(path, is_ours ? "is in use: another process makes the store just now; try again"
                                : "is in the way of a new store; remove it or name another");
 }
+
+int allocate(int file, int mode, uint64_t offset, uint64_t byte_count) {
+  int result = 0;
+  do {
+    result = fallocate(file, mode, static_cast<off_t>(offset), static_cast<off_t>(byte_count));
+  } while (result != 0 && errno == EINTR);
+  return result;
+}
+
+// Of fallocate: the file system has no such thing.
+bool is_unknown(int error) { return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL; }
 
 StoreId random_id() {
   std::random_device random;
@@ -334,11 +346,8 @@ Status StoreFile::grow(uint64_t byte_count) {
                            " bytes: this process may write files of " +
                            std::to_string(limit.rlim_cur) + " bytes (ulimit -f)"};
   }
-  int result = 0;
-  do {
-    result = fallocate(file_, 0, static_cast<off_t>(bytes_), static_cast<off_t>(byte_count));
-  } while (result != 0 && errno == EINTR);
-  if (result != 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
+  int result = allocate(file_, 0, bytes_, byte_count);
+  if (result != 0 && is_unknown(errno)) {
     // No promise of space there: a full disk shows at the write.
     result = ftruncate(file_, static_cast<off_t>(target_bytes));
   }
@@ -350,6 +359,34 @@ Status StoreFile::grow(uint64_t byte_count) {
   }
   bytes_ = target_bytes;
   return {};
+}
+
+bool StoreFile::punch(uint64_t file_offset, uint64_t byte_count) {
+  constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  return allocate(file_, kPunch, file_offset, byte_count) == 0;
+}
+
+Status StoreFile::back(uint64_t file_offset, uint64_t byte_count) {
+  if (allocate(file_, 0, file_offset, byte_count) == 0 || is_unknown(errno)) return {};
+  return file_error("ask the disk again for a part of the store", path_, errno, byte_count);
+}
+
+std::vector<std::byte> StoreFile::read_note(std::string_view name) const {
+  constexpr size_t kNoteBytesMax = 256;
+  std::vector<std::byte> bytes(kNoteBytesMax);
+  const ssize_t found = fgetxattr(file_, std::string(name).c_str(), bytes.data(), bytes.size());
+  bytes.resize(found > 0 ? static_cast<size_t>(found) : 0);
+  return bytes;
+}
+
+void StoreFile::write_note(std::string_view name, std::span<const std::byte> bytes) {
+  (void)fsetxattr(file_, std::string(name).c_str(), bytes.data(), bytes.size(), 0);
+}
+
+uint64_t StoreFile::disk_bytes() const {
+  struct stat found {};
+  constexpr uint64_t kUnitBytes = 512;  // of st_blocks, whatever the file system
+  return fstat(file_, &found) == 0 ? static_cast<uint64_t>(found.st_blocks) * kUnitBytes : 0;
 }
 
 bool StoreFile::set_direct(bool direct) {

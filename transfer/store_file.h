@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "transfer/store_format.h"
 #include "vkv/status.h"
@@ -42,6 +44,16 @@ class StoreFile {
   // Errors: kIo, for a full disk with the need and what is free.
   Status grow(uint64_t byte_count);
 
+  // Gives a range back to the disk; it reads as zeros. False where the file system cannot.
+  bool punch(uint64_t file_offset, uint64_t byte_count);
+  // Has disk space put behind a range again. Errors: kIo as grow().
+  Status back(uint64_t file_offset, uint64_t byte_count);
+
+  // A few bytes that the file carries beside its contents. Best effort: not every file system can,
+  // and a copy of the file may be without.
+  std::vector<std::byte> read_note(std::string_view name) const;
+  void write_note(std::string_view name, std::span<const std::byte> bytes);
+
   // Gives what is behind `bytes` back to the disk. Errors: kIo.
   Status shrink(uint64_t bytes);
 
@@ -51,6 +63,7 @@ class StoreFile {
   int file() const { return file_; }
   const std::string& path() const { return path_; }
   uint64_t bytes() const { return bytes_; }
+  uint64_t disk_bytes() const;                                  // that the disk keeps for it
   const Superblock& superblock() const { return superblock_; }  // as found, or as made
 
  private:

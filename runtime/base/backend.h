@@ -256,6 +256,18 @@ class Backend {
   virtual Status join(uint64_t) { return {}; }
   virtual Status join_all() { return {}; }
 
+  // Memory of the host that the engine reads is also a disk's to write, and a disk waits for no
+  // stream. mark() names all that is queued by now; reach() returns when it is done, is_reached()
+  // does not wait. 0 is reached.
+  virtual Result<uint64_t> mark() { return uint64_t{0}; }
+  virtual Status reach(uint64_t /*mark*/) { return {}; }
+  virtual bool is_reached(uint64_t /*mark*/) { return true; }
+  // Returns when everything that was queued is done, aside and ahead too. Nothing that was read
+  // ahead is taken any more.
+  virtual Status quiesce() { return {}; }
+
+  // From and to the engine's memory and the host's. Host memory that is not pinned may be given up
+  // when it returns; for other memory see above.
   virtual Status copy(void* target, const void* source, size_t byte_count) = 0;
   virtual Status zero(std::span<std::byte> bytes) = 0;
 

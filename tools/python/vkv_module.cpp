@@ -133,6 +133,7 @@ class PyCache {
     result["sealed_token_count"] = stats.sealed_token_count;
     result["nvme_read_bytes"] = stats.nvme_read_bytes;
     result["nvme_written_bytes"] = stats.nvme_written_bytes;
+    result["nvme_write_amplification"] = stats.write_amplification();
     return result;
   }
 
@@ -205,6 +206,7 @@ CacheOptions options_of(const nb::dict& given) {
   take("hbm_ahead_bytes", options.hbm_ahead_bytes);
   take("dram_bytes_max", options.dram_bytes_max);
   take("nvme_bytes_max", options.nvme_bytes_max);
+  take("nvme_write_bytes_per_day", options.nvme_write_bytes_per_day);
   take("store_path", options.store_path);
   take("extent_bytes_max", options.extent_bytes_max);
   take("threads", options.threads);

@@ -164,6 +164,13 @@ Result<Contents> contents_of(const InspectArguments& arguments) {
   return contents;
 }
 
+// Over the life of the file; 0: not known, or nothing was written.
+double write_amplification(const Contents& contents) {
+  if (contents.stats.life_payload_bytes == 0) return 0;
+  return static_cast<double>(contents.stats.life_written_bytes) /
+         static_cast<double>(contents.stats.life_payload_bytes);
+}
+
 uint64_t free_bytes(const Contents& contents) {
   const uint64_t used = contents.stats.index_bytes + contents.stats.bytes_committed;
   return contents.stats.file_bytes - std::min(contents.stats.file_bytes, used);
@@ -207,9 +214,13 @@ Json json_of(const Contents& contents, const InspectArguments& arguments) {
                {"closed", contents.superblock.is_closed},
                {"index_epoch", contents.superblock.epoch},
                {"file_bytes", contents.stats.file_bytes},
+               {"disk_bytes", contents.stats.disk_bytes},
                {"committed_bytes", contents.stats.bytes_committed},
                {"index_bytes", contents.stats.index_bytes},
                {"free_bytes", free_bytes(contents)},
+               {"payload_bytes_ever", contents.stats.life_payload_bytes},
+               {"written_bytes_ever", contents.stats.life_written_bytes},
+               {"write_amplification", write_amplification(contents)},
                {"sequence_count", contents.sequences.size()},
                {"whole", contents.is_whole()},
                {"index", contents.health.ok() ? "whole" : contents.health.message()}};
@@ -240,10 +251,14 @@ void print(const Contents& contents, const InspectArguments& arguments) {
   const Superblock& block = contents.superblock;
   fmt::print("store      {} (version {}, {})\n", hex(block.store), kStoreVersion,
              block.is_closed ? "closed by its owner" : "its owner ended without closing it");
-  fmt::print("file       {}: {} of {} sequences, index {}, free {}\n",
-             byte_size_text(contents.stats.file_bytes),
+  fmt::print("file       {}, {} on disk: {} of {} sequences, index {}, free {}\n",
+             byte_size_text(contents.stats.file_bytes), byte_size_text(contents.stats.disk_bytes),
              byte_size_text(contents.stats.bytes_committed), contents.sequences.size(),
              byte_size_text(contents.stats.index_bytes), byte_size_text(free_bytes(contents)));
+  if (contents.stats.life_payload_bytes > 0)
+    fmt::print("written    {} ever for {} of payload: {:.3f} times\n",
+               byte_size_text(contents.stats.life_written_bytes),
+               byte_size_text(contents.stats.life_payload_bytes), write_amplification(contents));
   fmt::print("index      {}\n", contents.health.ok() ? "whole" : contents.health.message());
   if (arguments.sequences) {
     for (const StoredSequence& sequence : contents.sequences) {

@@ -143,6 +143,12 @@ void add_cache_flags(CLI::App& command, RunArguments& a) {
                 "Keep the file, and in it the KV of media that several questions ask about: the "
                 "next run with them reads it instead of computing it anew")
       ->group(group);
+  command
+      .add_option("--nvme-writes", a.nvme_writes,
+                  "What may be written to it in a day; when that is short, what was asked for "
+                  "twice is kept and other media are not (default: no limit)")
+      ->type_name("SIZE")
+      ->group(group);
   command.add_option("--io", a.io, "How the disk is read: auto, uring or threads")
       ->type_name("NAME")
       ->capture_default_str()
@@ -256,7 +262,7 @@ void add_run_flags(CLI::App& command, RunArguments& a) {
   const std::string group = "Program";
   command
       .add_option("--device", a.device,
-                  "Where model and KV cache are: cpu, or cuda (bf16; no NVMe tier, originals or "
+                  "Where model and KV cache are: cpu, or cuda (bf16; no originals or "
                   "quality meter there yet)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str()
@@ -287,6 +293,9 @@ Status check_arguments(const RunArguments& a) {
   if (!a.store.empty() && a.nvme_budget.empty()) {
     return wrong("--store needs --nvme-budget, the disk space that it may take, like 2G");
   }
+  if (!a.nvme_writes.empty() && a.nvme_budget.empty()) {
+    return wrong("--nvme-writes needs --nvme-budget, the disk space that is written to, like 2G");
+  }
   if (a.keep_store && a.store.empty()) {
     return wrong("--keep-store needs --store, the file to keep");
   }
@@ -306,6 +315,7 @@ Result<SessionOptions> session_options(const RunArguments& a) {
   VKV_TRY(read_byte_size("--dram-budget", a.dram_budget, options.cache.dram_bytes_max));
   VKV_TRY(read_byte_size("--dram-blocks", a.dram_blocks, options.cache.dram_block_bytes_max));
   VKV_TRY(read_byte_size("--nvme-budget", a.nvme_budget, options.cache.nvme_bytes_max));
+  VKV_TRY(read_byte_size("--nvme-writes", a.nvme_writes, options.cache.nvme_write_bytes_per_day));
   if (options.cache.nvme_bytes_max > 0) {
     options.cache.store_path = a.store;
     options.cache.keep_store = a.keep_store;

@@ -47,6 +47,7 @@ struct RunArguments {
   std::string nvme_budget;  // empty: no NVMe tier
   std::string store;        // empty: default_store_path()
   bool keep_store = false;
+  std::string nvme_writes;  // a day; empty: no limit
   std::string io = "auto";
   int threads = 0;
   int recent_tokens = 128;

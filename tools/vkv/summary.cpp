@@ -228,6 +228,14 @@ void Totals::append_tiers(std::string& text, const RunFacts& facts) const {
   line(text, "NVMe extents needed {}: {} prefetched, {} of them in time; {} read, {} written",
        io_.extents_needed, io_.prefetch_hits, io_.prefetch_ready,
        byte_size_text(io_.nvme_read_bytes), byte_size_text(io_.nvme_written_bytes));
+  const CacheStats& cache = facts.cache;
+  if (cache.nvme_payload_bytes == 0 && cache.nvme_refused_save_count == 0) return;
+  std::string left;
+  if (cache.nvme_write_bytes_left != UINT64_MAX)
+    left = fmt::format("; {} of the day's writes left, {} media not kept for that",
+                       byte_size_text(cache.nvme_write_bytes_left), cache.nvme_refused_save_count);
+  line(text, "NVMe file written {:.3f} times its payload of {}{}", cache.write_amplification(),
+       byte_size_text(cache.nvme_payload_bytes), left);
 }
 
 void Totals::append_times(std::string& text) const {
@@ -285,6 +293,15 @@ Json Totals::json(const RunFacts& facts) const {
                  {"nvme_written_bytes", io_.nvme_written_bytes},
                  {"prefetch_hits", io_.prefetch_hits},
                  {"prefetch_ready", io_.prefetch_ready}}},
+               {"nvme_writes",
+                {{"payload_bytes", facts.cache.nvme_payload_bytes},
+                 {"extent_bytes", facts.cache.nvme_written_bytes},
+                 {"index_bytes", facts.cache.nvme_index_written_bytes},
+                 {"amplification", facts.cache.write_amplification()},
+                 {"bytes_left_of_day", facts.cache.nvme_write_bytes_left == UINT64_MAX
+                                           ? Json()
+                                           : Json(facts.cache.nvme_write_bytes_left)},
+                 {"refused_saves", facts.cache.nvme_refused_save_count}}},
                {"dram_reads",
                 {{"cpu_bytes", facts.cache.host_read_bytes},
                  {"gpu_bytes", facts.cache.link_read_bytes},

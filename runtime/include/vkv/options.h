@@ -105,8 +105,7 @@ struct CacheOptions {
   Codec open_codec = Codec::kF16;           // kF16 or kBf16: tokens before they are sealed
   float score_scale = 0.0f;                 // 0: 1/sqrt(head_dim)
 
-  // kCuda keeps blocks and open tokens in HBM, and has no NVMe tier, originals or quality meter
-  // yet.
+  // kCuda keeps blocks and open tokens in HBM, and has no originals or quality meter yet.
   Device device = Device::kCpu;
   int device_index = 0;  // CUDA's, among the visible devices
   // A cudaStream_t of that device. What is queued on it before a call is seen by the call, what is
@@ -138,12 +137,18 @@ struct CacheOptions {
   // The file stays at close, with the sequences that were saved, and one that is there is opened:
   // see Cache::save. nvme_bytes_max is for them and for the blocks of the moment together.
   bool keep_store = false;
+  // What may be written to that file in a day: flash wears out by it. What was spent comes back
+  // evenly. When less than half is left, save() takes sequences of proven use alone, and blocks
+  // that are in the store already leave DRAM first; when it is spent, what needs a write fails with
+  // kOutOfMemory. A kept file carries the account with it. UINT64_MAX: no limit.
+  uint64_t nvme_write_bytes_per_day = UINT64_MAX;
   IoBackend io_backend = IoBackend::kAuto;
   // Unit of moving, 4 KiB..16 MiB; raised to hold one full block. It groups the partial results of
   // attention, so compare runs bit by bit only at the same value.
   uint64_t extent_bytes_max = uint64_t{1} << 20;
   // Slots of extent_bytes_max in DRAM for extents read ahead of the layer that needs them; 2..64,
-  // 0: 16, or fewer where they would take more than an eighth of the DRAM budget.
+  // 0: 16, or fewer where they would take more than an eighth of the DRAM budget. On CUDA 2..8192,
+  // and 256: all that one layer of a call has on NVMe must fit in them, or the call is refused.
   int prefetch_extents = 0;
 
   // On CUDA: of the HBM budget, what is for blocks that are brought from DRAM ahead of the layer

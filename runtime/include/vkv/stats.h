@@ -79,7 +79,11 @@ struct CacheStats {
   uint64_t demoted_bytes = 0;       // dram -> nvme
   uint64_t nvme_read_bytes = 0;
   uint64_t nvme_written_bytes = 0;
-  uint64_t nvme_read_count = 0;       // extents read
+  uint64_t nvme_payload_bytes = 0;        // of them, records and states: not what rounds them up
+  uint64_t nvme_index_written_bytes = 0;  // beside them, what says where they are
+  uint64_t nvme_write_bytes_left = UINT64_MAX;  // of the day's write budget, now
+  uint64_t nvme_refused_save_count = 0;         // by that budget
+  uint64_t nvme_read_count = 0;                 // extents read
   uint64_t prefetch_hit_count = 0;    // extents whose read had been issued before they were needed
   uint64_t prefetch_ready_count = 0;  // of them, already there when needed
   double nvme_wait_seconds = 0;       // time that attend stood still for a read
@@ -95,6 +99,14 @@ struct CacheStats {
   double attend_seconds = 0;
   double encode_seconds = 0;
   QualityStats quality;
+
+  // Bytes written to the store's file for a byte of payload; 0 before anything was written.
+  double write_amplification() const {
+    return nvme_payload_bytes == 0
+               ? 0.0
+               : static_cast<double>(nvme_written_bytes + nvme_index_written_bytes) /
+                     static_cast<double>(nvme_payload_bytes);
+  }
 };
 
 }  // namespace vkv

@@ -193,11 +193,12 @@ typedef struct vkv_options {
   uint64_t nvme_bytes_max;        // 0: no NVMe tier
   const char* store_path;         // the NVMe tier's file; NULL without that tier
   uint64_t extent_bytes_max;      // unit of moving, 4 KiB..16 MiB
-  int32_t prefetch_extents;       // read ahead, 2..64; 0: as the DRAM budget allows
+  int32_t prefetch_extents;       // read ahead, 2..64, CUDA 2..8192; 0: as the DRAM budget allows
   int32_t io_backend;             // VKV_IO_...
   double host_share;              // of CUDA steps' DRAM reads, for the CPU: 0..1; -1: measured
   int32_t threads;                // 0: all that the process may use
   int32_t reserved_2;
+  uint64_t nvme_write_bytes_per_day;  // to the store's file; UINT64_MAX: no limit
 } vkv_options;
 
 // Sets struct_size and every default; layers, q_heads, kv_heads and head_dim are left to be set.
@@ -339,6 +340,10 @@ typedef struct vkv_stats {
   double quality_error_max;
   uint64_t quality_over_bound_count;
   uint64_t quality_promotion_count;
+  uint64_t nvme_payload_bytes;  // of nvme_written_bytes: records and states, not their rounding
+  uint64_t nvme_index_written_bytes;  // beside nvme_written_bytes
+  uint64_t nvme_write_bytes_left;     // of the day's budget, now; UINT64_MAX: no limit
+  uint64_t nvme_refused_save_count;   // by that budget
 } vkv_stats;
 
 // stats->struct_size is set before.

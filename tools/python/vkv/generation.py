@@ -28,6 +28,7 @@ OPTIONS = (
     "hbm_bytes_max",
     "host_share",
     "nvme_bytes_max",
+    "nvme_write_bytes_per_day",
     "recent_tokens",
     "score_scale",
     "store_path",
