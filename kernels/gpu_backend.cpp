@@ -427,7 +427,8 @@ Status GpuBackend::keep_rows(uint16_t* rows, size_t row_values, std::span<const 
 Status GpuBackend::copy(void* target, const void* source, size_t byte_count) {
   if (byte_count == 0) return {};
   return on_stream([&](cudaStream_t stream) -> Status {
-    VKV_TRY(ahead_.stop(stream));
+    // What was read ahead, came from the host's memory.
+    if (!is_device_memory(target)) VKV_TRY(ahead_.stop(stream));
     return copy_async(static_cast<std::byte*>(target), static_cast<const std::byte*>(source),
                       byte_count, stream);
   });
@@ -436,7 +437,7 @@ Status GpuBackend::copy(void* target, const void* source, size_t byte_count) {
 Status GpuBackend::zero(std::span<std::byte> bytes) {
   if (bytes.empty()) return {};
   return on_stream([&](cudaStream_t stream) -> Status {
-    VKV_TRY(ahead_.stop(stream));
+    if (!is_device_memory(bytes.data())) VKV_TRY(ahead_.stop(stream));
     return cuda_status(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream), "cudaMemsetAsync");
   });
 }

@@ -59,4 +59,12 @@ class GpuMemory final : public MemorySource {
   std::vector<CudaArray<std::byte>> pieces_;
 };
 
+// False for what CUDA does not know.
+inline bool is_device_memory(const void* address) {
+  cudaPointerAttributes attributes{};
+  const bool is_known = cudaPointerGetAttributes(&attributes, address) == cudaSuccess;
+  (void)cudaGetLastError();
+  return is_known && attributes.type == cudaMemoryTypeDevice;
+}
+
 }  // namespace vkv

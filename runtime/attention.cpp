@@ -28,6 +28,12 @@ std::vector<const ExtentUse*> uses_of(const LayerState& state, bool exact) {
   return uses;
 }
 
+bool is_step_of(std::span<const AttentionTask> tasks) {
+  int query_count = 0;
+  for (const AttentionTask& task : tasks) query_count += task.q_len;
+  return query_count <= kStepQueriesMax;
+}
+
 Status in_sequence(const Status& status, SequenceId id) {
   return {status.code(),
           "sequence " + std::to_string(static_cast<uint64_t>(id)) + ": " + status.message()};
@@ -103,8 +109,14 @@ Status Attention::unstage(const Staged& staged) {
 
 Attention::TaskBlocks Attention::blocks_of(const LayerState& state, const Staged& staged) {
   VKV_CHECK(state.originals.empty());  // such an engine keeps none
+  const std::vector<const ExtentUse*> uses = uses_of(state, /*exact=*/false);
+  size_t count = 0;
+  for (const ExtentUse* use : uses) count += use->extent->blocks().size();
   TaskBlocks blocks;
-  for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
+  blocks.views.reserve(count);
+  blocks.dram_bytes.reserve(count);
+  blocks.readable.reserve(count);
+  for (const ExtentUse* use : uses) {
     const Extent& extent = *use->extent;
     const size_t first = blocks.views.size();
     const auto found = staged.find(&extent);
@@ -113,6 +125,11 @@ Attention::TaskBlocks Attention::blocks_of(const LayerState& state, const Staged
                         blocks.views);
     // Masks and shared headers lie in the engine's memory.
     const bool in_dram = extent.tier() == Tier::kDram, whole = !extent.headers() && !use->live;
+    if (!in_dram && !is_staged) {
+      blocks.dram_bytes.resize(blocks.views.size());
+      blocks.readable.resize(blocks.views.size(), whole);
+      continue;
+    }
     for (size_t i = 0; i < extent.blocks().size(); ++i) {
       uint64_t bytes = in_dram || is_staged ? extent.blocks()[i].record_bytes : 0;
       if (in_dram && backend_.take_ahead(blocks.views[first + i])) {
@@ -135,14 +152,24 @@ Status Attention::run_whole(int layer, std::span<const AttentionTask> tasks) {
 
 Status Attention::attend_whole(int layer, std::span<const AttentionTask> tasks,
                                const Staged& staged) {
-  int query_count = 0;
-  for (const AttentionTask& task : tasks) query_count += task.q_len;
-  const bool is_step = query_count <= kStepQueriesMax;
-  std::vector<TaskBlocks> blocks;
+  const bool is_step = is_step_of(tasks);
+  const auto blocks_of_all = [&] {
+    std::vector<TaskBlocks> blocks;
+    for (const AttentionTask& task : tasks)
+      blocks.push_back(blocks_of(task.sequence->layers[static_cast<size_t>(layer)], staged));
+    return blocks;
+  };
+  std::vector<TaskBlocks> blocks = blocks_of_all();
+  // The first layer of a window. Through the link a block would be read for every few queries.
+  const bool none_ahead =
+      std::ranges::all_of(blocks, [](const TaskBlocks& task) { return task.ahead_bytes == 0; });
+  if (!is_step && none_ahead && backend_.ahead_room() > 0) {
+    VKV_TRY(bring(layer, tasks, backend_.ahead_room(), kOfWindow));
+    blocks = blocks_of_all();
+  }
   std::vector<AttendItem> items;
   for (const AttentionTask& task : tasks) {
     const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
-    blocks.push_back(blocks_of(state, staged));
     items.push_back({.shape = shape_,
                      .scale = scale_,
                      .q_len = task.q_len,
@@ -166,18 +193,14 @@ Status Attention::attend_whole(int layer, std::span<const AttentionTask> tasks,
     read_bytes_.link += link_bytes;
     read_bytes_.ahead += ahead_bytes;
   }
-  if (host_bytes == 0) {
-    VKV_TRY(backend_.attend(items));
-  } else {
-    std::vector<AttendItem> host_items = items;
-    for (size_t i = 0; i < items.size(); ++i) {
-      host_items[i].blocks = blocks[i].host_views;
-      host_items[i].open = {};
-      host_items[i].causal = false;
-    }
-    VKV_TRY(backend_.attend_shared(items, host_items, link_bytes));
+  if (host_bytes == 0) return backend_.attend(items);
+  std::vector<AttendItem> host_items = items;
+  for (size_t i = 0; i < items.size(); ++i) {
+    host_items[i].blocks = blocks[i].host_views;
+    host_items[i].open = {};
+    host_items[i].causal = false;
   }
-  return read_ahead(layer, tasks, is_step);
+  return backend_.attend_shared(items, host_items, link_bytes);
 }
 
 uint64_t Attention::share(std::vector<TaskBlocks>& blocks) {
@@ -216,18 +239,23 @@ uint64_t Attention::share(std::vector<TaskBlocks>& blocks) {
   return given;
 }
 
-Status Attention::read_ahead(int layer, std::span<const AttentionTask> tasks, bool is_step) {
+Status Attention::read_ahead(int layer, std::span<const AttentionTask> tasks) {
   const uint64_t room = backend_.ahead_room();
   if (room == 0) return {};
   while (const auto timing = backend_.next_ahead_timing())
     if (timing->label >= 0) ahead_.add(timing->label, *timing);
   const int next = (layer + 1) % shape_.layers;
-  const uint64_t wanted = is_step ? ahead_.bytes(next, room) : room;
+  if (is_step_of(tasks)) return bring(next, tasks, ahead_.bytes(next, room), next);
+  return bring(next, tasks, room, kOfWindow);
+}
+
+Status Attention::bring(int layer, std::span<const AttentionTask> tasks, uint64_t wanted,
+                        int label) {
   std::vector<BlockView> views;
   std::vector<size_t> group_ends;
   uint64_t bytes = 0;
   for (const AttentionTask& task : tasks) {
-    const LayerState& state = task.sequence->layers[static_cast<size_t>(next)];
+    const LayerState& state = task.sequence->layers[static_cast<size_t>(layer)];
     for (const ExtentUse* use : uses_of(state, /*exact=*/false)) {
       const Extent& extent = *use->extent;
       if (extent.tier() != Tier::kDram || bytes >= wanted) continue;
@@ -246,7 +274,7 @@ Status Attention::read_ahead(int layer, std::span<const AttentionTask> tasks, bo
     groups.push_back(std::span(views).subspan(first, end - first));
     first = end;
   }
-  return backend_.read_ahead(is_step ? next : kOfWindow, shape_, groups).status();
+  return backend_.read_ahead(label, shape_, groups).status();
 }
 
 void Attention::report(CacheStats& stats) const {

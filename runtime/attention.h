@@ -54,6 +54,11 @@ class Attention {
   // Errors: kIo and kDataLoss naming the sequence, and those of the backend.
   Status run(int layer, std::span<const AttentionTask> tasks);
 
+  // When the layer is done: has the engine bring blocks of the one that comes next, the oldest
+  // first: for a step as the planner says, and for a window, which reads each block for every few
+  // queries and computes for long, as much as there is room for. Errors: those of the backend.
+  Status read_ahead(int layer, std::span<const AttentionTask> tasks);
+
  private:
   // One partial of one query chunk of one task.
   struct Piece {
@@ -106,9 +111,7 @@ class Attention {
   TaskBlocks blocks_of(const LayerState& state, const Staged& staged);
   // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns their bytes.
   uint64_t share(std::vector<TaskBlocks>& blocks);
-  // Has the engine bring blocks of the layer that comes next, the oldest first: for a step as the
-  // planner says, and for a window, which computes for long, as much as there is room for.
-  Status read_ahead(int layer, std::span<const AttentionTask> tasks, bool is_step);
+  Status bring(int layer, std::span<const AttentionTask> tasks, uint64_t wanted, int label);
   std::vector<Piece> cut(int layer, std::span<const AttentionTask> tasks) const;
   static void cut_queries(const AttentionTask& task, std::span<const ExtentUse* const> uses,
                           int q_begin, int q_end, std::vector<Piece>& pieces);

@@ -38,7 +38,7 @@ void add_hbm_flags(CLI::App& command, HbmArguments& arguments, const std::string
   command
       .add_option("--read-ahead", arguments.read_ahead,
                   "Of it, room for blocks on their way from DRAM while the layer before is "
-                  "computed; 0: they are read when they are needed (default: 32M, or less of a "
+                  "computed; 0: they are read when they are needed (default: 64M, or less of a "
                   "small budget)")
       ->type_name("SIZE")
       ->group(group);

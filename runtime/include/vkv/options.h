@@ -153,7 +153,7 @@ struct CacheOptions {
 
   // On CUDA: of the HBM budget, what is for blocks that are brought from DRAM ahead of the layer
   // that needs them, while the weights before it are read: as much as the link moves in that time
-  // is used. 0: nothing is read ahead; UINT64_MAX: 32 MiB, or a sixteenth of a small budget.
+  // is used. 0: nothing is read ahead; UINT64_MAX: 64 MiB, or a sixteenth of a small budget.
   uint64_t hbm_ahead_bytes = UINT64_MAX;
 
   // On CUDA: of what a decode step reads in DRAM, the fraction for the CPU, which attends beside

@@ -187,7 +187,7 @@ typedef struct vkv_options {
   int32_t keep_store;             // the store file stays, with the sequences that were saved
   uint64_t hbm_bytes_max;         // CUDA alone, needed there: all that lies in GPU memory
   uint64_t hbm_block_bytes_max;   // of it, for encoded blocks; UINT64_MAX: all that is left
-  uint64_t hbm_ahead_bytes;       // of it, for blocks on their way from DRAM; UINT64_MAX: 32 MiB
+  uint64_t hbm_ahead_bytes;       // of it, for blocks on their way from DRAM; UINT64_MAX: 64 MiB
   uint64_t dram_bytes_max;        // records, open tokens, staging, headers, tables
   uint64_t dram_block_bytes_max;  // of it, for encoded blocks; UINT64_MAX: all
   uint64_t nvme_bytes_max;        // 0: no NVMe tier
