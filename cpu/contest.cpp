@@ -63,6 +63,9 @@ int measure(int bits, int rows, TileProducts& first, TileProducts& second) {
     least[0] = std::min(least[0], match.nanoseconds(first));
     least[1] = std::min(least[1], match.nanoseconds(second));
   }
+  // Whoever multiplies next on this thread need not be these two.
+  first.release();
+  second.release();
   return least[1] < kLead * least[0] ? 1 : 0;
 }
 
