@@ -30,6 +30,21 @@ void put_blocks(std::vector<std::byte>& bytes, const std::vector<BlockView>& blo
                 offsetof(BlockView, token_count) - kGap);
 }
 
+// How many bytes are the same from the beginning on. A table of many sequences has half a megabyte,
+// which memcmp() goes through ten times as fast as a loop over bytes.
+size_t same_bytes(const std::vector<std::byte>& a, const std::vector<std::byte>& b) {
+  constexpr size_t kChunk = 1024;
+  const size_t common = std::min(a.size(), b.size());
+  size_t same = 0;
+  while (same < common) {
+    const size_t chunk = std::min(kChunk, common - same);
+    if (std::memcmp(a.data() + same, b.data() + same, chunk) != 0) break;
+    same += chunk;
+  }
+  while (same < common && a[same] == b[same]) ++same;
+  return same;
+}
+
 // What tells the layers of all sequences apart.
 const void* layer_of(const AttendPlan& plan) {
   const AttendSource& first = plan.sources.front();
@@ -107,11 +122,7 @@ Result<AttendLaunch> AttendTables::upload(AttendPlan& plan, cudaStream_t stream)
   put(next_, layout.sources, plan.sources);
 
   // Parts may have moved within the place: then their bytes differ too.
-  const std::vector<std::byte>& before = place->written;
-  const size_t common = std::min(before.size(), next_.size());
-  const auto first =
-      std::mismatch(next_.begin(), next_.begin() + static_cast<ptrdiff_t>(common), before.begin());
-  const auto same = static_cast<size_t>(first.first - next_.begin());
+  const size_t same = same_bytes(next_, place->written);
   if (same < next_.size())
     VKV_TRY(write(*place, same / kAlignment * kAlignment, next_.size(), stream));
   place->written.swap(next_);

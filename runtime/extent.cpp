@@ -49,11 +49,24 @@ uint64_t Extent::payload_bytes() const {
 
 void Extent::append_views(const KvShape& shape, const std::byte* base, const uint32_t* live,
                           std::vector<BlockView>& views) const {
+  const std::byte* const shared = headers() ? headers()->data() : nullptr;
+  const Block* before = nullptr;
   for (const Block& block : blocks()) {
-    views.push_back(
-        view_of(shape, block, base + block.record_offset, headers() ? headers()->data() : nullptr));
+    const std::byte* const record = base + block.record_offset;
+    if (before != nullptr && before->token_count == block.token_count &&
+        before->centred == block.centred && before->codecs == block.codecs) {
+      // Most are as the one before: a step of many sequences asks for thousands in each layer.
+      const std::byte* const earlier = base + before->record_offset;
+      BlockView view = views.back();
+      view.payload = record + (view.payload - earlier);
+      if (view.headers == earlier) view.headers = record;
+      views.push_back(view);
+    } else {
+      views.push_back(view_of(shape, block, record, shared));
+    }
+    before = &block;
     if (live == nullptr) continue;
-    views.back().live = live;
+    views.back().live = live;  // that of the one before is replaced
     live += live_words(block);
   }
 }
