@@ -214,7 +214,6 @@ void add_store(CLI::App& command, BenchStoreArguments& a) {
       ->capture_default_str();
   number("--tokens", a.tokens, 0, 1 << 20, "Of the sequence that is restored; 0: none");
   store->add_option("--preset", a.preset, "Its precision preset")->capture_default_str();
-  number("--steps", a.steps, 1, 1000, "Of decoding from NVMe; the median counts");
   store->add_option("--io", a.io, "The store's engine")
       ->check(CLI::IsMember({"auto", "uring", "threads"}))
       ->capture_default_str();

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <memory>
 #include <random>
 #include <utility>
@@ -65,24 +65,68 @@ Result<CacheOptions> options_for(const BenchStoreArguments& arguments, const std
   return options;
 }
 
-// Median of a step, after one that warms up.
-Result<double> step_seconds(Cache& cache, SequenceId sequence, RandomModel& model, int steps) {
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Seconds of `count` steps, after one that warms up.
+Result<std::vector<double>> time_steps(Cache& cache, SequenceId sequence, RandomModel& model,
+                                       int count) {
   std::vector<double> seconds;
-  for (int i = 0; i <= steps; ++i) {
+  for (int i = 0; i <= count; ++i) {
     const Stopwatch watch;
     VKV_TRY(model.feed(cache, sequence, 1, Role::kText, false));
     if (i > 0) seconds.push_back(watch.seconds());
   }
-  std::nth_element(seconds.begin(), seconds.begin() + steps / 2, seconds.end());
-  return seconds[static_cast<size_t>(steps / 2)];
+  return seconds;
+}
+
+Status time_restores(const CacheOptions& options, int count,
+                     const std::function<Result<double>()>& read_speed, SequenceOnDisk& times) {
+  RandomModel model;
+  for (int i = 0; i < count; ++i) {
+    VKV_TRY_ASSIGN(speed, read_speed());
+    VKV_TRY_ASSIGN(cache, Cache::open(options));
+    const Stopwatch restoring;
+    VKV_TRY_ASSIGN(sequence, cache->restore(SequenceKey{}));
+    times.restores.push_back({restoring.seconds(), static_cast<double>(times.byte_count) / speed});
+    if (i + 1 < count) continue;
+    VKV_TRY_ASSIGN(seconds, time_steps(*cache, sequence, model, count));
+    times.compute_seconds = median(seconds);
+  }
+  return {};
+}
+
+// One step after each look at the disk, and one before that does not count: it reads what the look
+// has kept the cache from reading ahead.
+Status decode(const CacheOptions& options, int count,
+              const std::function<Result<double>()>& read_speed, SequenceOnDisk& times) {
+  RandomModel model;
+  VKV_TRY_ASSIGN(cache, Cache::open(options));
+  VKV_TRY_ASSIGN(sequence, cache->restore(SequenceKey{}));
+  const CacheStats before = cache->stats();
+  for (int i = 0; i < count; ++i) {
+    VKV_TRY_ASSIGN(speed, read_speed());
+    VKV_TRY_ASSIGN(seconds, time_steps(*cache, sequence, model, 1));
+    times.steps.push_back({seconds.front(), speed});
+  }
+  const CacheStats after = cache->stats();
+  const auto steps = static_cast<uint64_t>(2 * count);
+  times.step_bytes = (after.nvme_read_bytes - before.nvme_read_bytes) / steps;
+  times.step_wait_seconds =
+      (after.nvme_wait_seconds - before.nvme_wait_seconds) / static_cast<double>(steps);
+  for (AgainstDisk& step : times.steps)
+    step.floor_seconds = static_cast<double>(times.step_bytes) / step.floor_seconds;
+  return {};
 }
 
 }  // namespace
 
-Result<SequenceOnDisk> time_sequence(const BenchStoreArguments& arguments,
-                                     const std::string& path) {
+Result<SequenceOnDisk> time_sequence(const BenchStoreArguments& arguments, const std::string& path,
+                                     const std::function<Result<double>()>& read_speed) {
   SequenceOnDisk times;
-  const SequenceKey key{};
   RandomModel model;
   VKV_TRY_ASSIGN(options, options_for(arguments, path));
   {
@@ -92,31 +136,14 @@ Result<SequenceOnDisk> time_sequence(const BenchStoreArguments& arguments,
       VKV_TRY(model.feed(*cache, sequence, std::min(kWindowTokens, arguments.tokens - done),
                          Role::kVisual, true));
     const Stopwatch saving;
-    VKV_TRY(cache->save(sequence, key));
+    VKV_TRY(cache->save(sequence, SequenceKey{}));
     times.save_seconds = saving.seconds();
     VKV_TRY_ASSIGN(saved, cache->saved());
     times.byte_count = saved.front().byte_count;
   }
-  {
-    VKV_TRY_ASSIGN(cache, Cache::open(options));
-    const Stopwatch restoring;
-    VKV_TRY_ASSIGN(sequence, cache->restore(key));
-    times.restore_seconds = restoring.seconds();
-    VKV_TRY_ASSIGN(seconds, step_seconds(*cache, sequence, model, arguments.steps));
-    times.compute_seconds = seconds;
-  }
+  VKV_TRY(time_restores(options, arguments.pairs, read_speed, times));
   options.dram_block_bytes_max = 0;
-  VKV_TRY_ASSIGN(cache, Cache::open(options));
-  VKV_TRY_ASSIGN(sequence, cache->restore(key));
-  VKV_TRY(step_seconds(*cache, sequence, model, 1).status());
-  const CacheStats before = cache->stats();
-  VKV_TRY_ASSIGN(seconds, step_seconds(*cache, sequence, model, arguments.steps));
-  const CacheStats after = cache->stats();
-  const auto steps = static_cast<uint64_t>(arguments.steps + 1);
-  times.step_bytes = (after.nvme_read_bytes - before.nvme_read_bytes) / steps;
-  times.step_wait_seconds =
-      (after.nvme_wait_seconds - before.nvme_wait_seconds) / static_cast<double>(steps);
-  times.step_seconds = seconds;
+  VKV_TRY(decode(options, arguments.pairs, read_speed, times));
   return times;
 }
 
