@@ -25,15 +25,16 @@ phase() {
 # CMake's words matter only when something is wrong.
 configure() {
   local log=build/$1-configure.log launcher=()
-  # ccache keeps no object that was made with a precompiled header.
-  command -v ccache > /dev/null &&
-    launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON)
+  command -v ccache > /dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   mkdir -p build
   cmake --preset "$1" "${launcher[@]}" > "$log" 2>&1 || {
     cat "$log" >&2
     exit 1
   }
 }
+
+# What ccache wants to be told before it keeps objects that were made with a precompiled header.
+export CCACHE_SLOPPINESS=pch_defines,time_macros
 
 build() {
   local preset=$1 quiet=() targets=()
