@@ -74,5 +74,40 @@ TEST_F(KeepStore, kept_media_are_read_by_the_next_run_and_give_the_same_answers)
   EXPECT_NE(nowhere.err.find("--keep-store needs --store"), std::string::npos) << nowhere.err;
 }
 
+// Media that are asked for the first time are not kept when the day's writes are short, and are
+// answered all the same; what was written is counted in the summary and in the file.
+TEST_F(KeepStore, a_write_budget_is_kept_and_what_was_written_is_counted) {
+  const std::string store = folder_ / "kv.store";
+  const Words ask = {
+      "--prompt", "What is in frame 05?", "--prompt", "How many?", "--max-tokens", "8",
+      "--json",   "--nvme-budget",        "32M",      "--store",   store,          "--keep-store"};
+  const ProgramResult first =
+      run(joined(ask, {"--video", write_frames(folder_ / "v.npy", 7), "--nvme-writes", "1G"}));
+  ASSERT_EQ(first.exit_status, 0) << first.err;
+  const Json writes = Json::parse(first.out)["summary"]["nvme_writes"];
+  EXPECT_GT(writes["payload_bytes"], 0);
+  EXPECT_GT(writes["amplification"], 1.0);
+  EXPECT_LT(writes["bytes_left_of_day"], 1 << 30);
+  EXPECT_EQ(writes["refused_saves"], 0);
+  const Json before = Json::parse(vkv({"inspect", store, "--json"}).out);
+  if (before["payload_bytes_ever"] != 0) {  // a file system that keeps attributes of files
+    EXPECT_EQ(before["payload_bytes_ever"], writes["payload_bytes"]);
+    EXPECT_GT(before["write_amplification"], 1.0);
+  }
+
+  const ProgramResult second =
+      run(joined(ask, {"--video", write_frames(folder_ / "w.npy", 6), "--nvme-writes", "64K"}));
+  ASSERT_EQ(second.exit_status, 0) << second.err;
+  EXPECT_NE(second.err.find("the KV of the media is not kept: nvme tier:"), std::string::npos)
+      << second.err;
+  EXPECT_EQ(Json::parse(second.out)["summary"]["nvme_writes"]["refused_saves"], 1);
+  EXPECT_EQ(Json::parse(vkv({"inspect", store, "--json"}).out)["sequence_count"], 1);
+
+  const ProgramResult nowhere = run({"--prompt", "a", "--nvme-writes", "1G"});
+  EXPECT_EQ(nowhere.exit_status, 2);
+  EXPECT_NE(nowhere.err.find("--nvme-writes needs --nvme-budget"), std::string::npos)
+      << nowhere.err;
+}
+
 }  // namespace
 }  // namespace vkv
