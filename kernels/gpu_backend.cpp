@@ -89,7 +89,7 @@ class GpuBackend final : public Backend {
   Status squared_distances(const KvShape& shape, const OpenTokens& source,
                            std::span<const uint32_t> rows, const float* mean,
                            std::span<float> distances) override;
-  Result<std::optional<BadValue>> append(const AppendItem& item) override;
+  Result<std::optional<BadValue>> append(std::span<const AppendItem> items) override;
   Status to_float(ElementType element, const void* source, float* target, size_t count) override {
     return on_device([&] { return launch_to_float(element, source, target, count, stream_); });
   }
@@ -366,15 +366,20 @@ Status GpuBackend::squared_distances(const KvShape& shape, const OpenTokens& sou
   });
 }
 
-Result<std::optional<BadValue>> GpuBackend::append(const AppendItem& item) {
+Result<std::optional<BadValue>> GpuBackend::append(std::span<const AppendItem> items) {
   const TraceRange trace("append");
   std::optional<BadValue> bad;
   const Status status = on_device([&]() -> Status {
-    VKV_TRY_ASSIGN(late, late_.next_append(label_, stream_));
-    VKV_TRY(launch_append(item, late.slot, late.found, stream_));
+    for (size_t first = 0; first < items.size(); first += kAppendItemsMax) {
+      const auto some = items.subspan(first, std::min(kAppendItemsMax, items.size() - first));
+      VKV_TRY_ASSIGN(late, late_.next_appends(some, stream_));
+      VKV_TRY(launch_append(some, late.slots, late.found, stream_));
+    }
     if (!waits()) return {};
     VKV_TRY_ASSIGN(errors, late_.take(stream_));
-    if (!errors.empty()) bad = errors.front().bad;
+    if (errors.empty()) return {};
+    bad = errors.front().bad;
+    while (items[bad->item].label.sequence != errors.front().label.sequence) ++bad->item;
     return {};
   });
   VKV_TRY(status);

@@ -14,7 +14,7 @@ namespace {
 // Queries whose partials are merged together. A constant, so that a budget never changes a result;
 // large enough that a block read from NVMe serves many queries.
 constexpr int kQueryChunk = 256;
-constexpr int kStepQueriesMax = 16;  // of all sequences: a decode step, or a draft to verify
+constexpr int kStepQueriesMax = 16;  // of a sequence: a decode step, or a draft to verify
 constexpr int kOfWindow = -1;        // label of copies whose timing says nothing of steps
 constexpr size_t kScratchBytes = size_t{4} << 20;  // when one partial needs less
 
@@ -29,9 +29,8 @@ std::vector<const ExtentUse*> uses_of(const LayerState& state, bool exact) {
 }
 
 bool is_step_of(std::span<const AttentionTask> tasks) {
-  int query_count = 0;
-  for (const AttentionTask& task : tasks) query_count += task.q_len;
-  return query_count <= kStepQueriesMax;
+  return std::ranges::all_of(
+      tasks, [](const AttentionTask& task) { return task.q_len <= kStepQueriesMax; });
 }
 
 Status in_sequence(const Status& status, SequenceId id) {
@@ -48,16 +47,16 @@ size_t Attention::scratch_bytes(const KvShape& shape, uint64_t dram_bytes_max) {
 }
 
 Result<std::unique_ptr<Attention>> Attention::make(const KvShape& shape, float scale,
-                                                   Backend& backend, Stager* stager,
+                                                   const Placement& placement, Stager* stager,
                                                    MemoryPool& pool, double host_share) {
   MemoryBuffer scratch;
-  if (!backend.cuts_attention()) {
+  if (!placement.backend().cuts_attention()) {
     const size_t bytes = scratch_bytes(shape, pool.bytes_max());
     VKV_TRY_ASSIGN(allocated, pool.allocate(bytes, "partial results of attention"));
     scratch = std::move(allocated);
   }
   return std::unique_ptr<Attention>(
-      new Attention(shape, scale, backend, stager, pool, std::move(scratch), host_share));
+      new Attention(shape, scale, placement, stager, pool, std::move(scratch), host_share));
 }
 
 Status Attention::run(int layer, std::span<const AttentionTask> tasks) {
@@ -107,12 +106,42 @@ Status Attention::unstage(const Staged& staged) {
   return mark.status();
 }
 
+std::shared_ptr<const KeptViews> Attention::keep_views(const LayerState& state) {
+  const std::shared_ptr<const KeptViews>& kept = state.kept_views;
+  const bool as_before = kept && kept->move_count == placement_.move_count();
+  if (as_before && kept->extent_count == state.extents.size()) return kept;
+  const auto in_hbm = [](const ExtentUse& use) {
+    return use.extent->tier() == Tier::kHbm && !use.live;
+  };
+  if (!state.promoted.empty() || !std::ranges::all_of(state.extents, in_hbm)) {
+    state.kept_views = nullptr;
+    return nullptr;
+  }
+
+  auto made = std::make_shared<KeptViews>();
+  if (as_before) made->views = kept->views;
+  for (size_t i = as_before ? kept->extent_count : 0; i < state.extents.size(); ++i) {
+    const Extent& extent = *state.extents[i].extent;
+    extent.append_views(shape_, extent.memory(), nullptr, made->views);
+  }
+  Result<MemoryCharge> charge = MemoryCharge::make(
+      pool_, sizeof(KeptViews) + made->views.size() * sizeof(BlockView), "views of blocks");
+  if (!charge.ok()) return nullptr;
+  made->charge = std::move(charge.value());
+  made->extent_count = state.extents.size();
+  made->move_count = placement_.move_count();
+  made->id = ++kept_count_;
+  return state.kept_views = std::move(made);
+}
+
 Attention::TaskBlocks Attention::blocks_of(const LayerState& state, const Staged& staged) {
   VKV_CHECK(state.originals.empty());  // such an engine keeps none
+  TaskBlocks blocks;
+  blocks.kept = keep_views(state);
+  if (blocks.kept) return blocks;
   const std::vector<const ExtentUse*> uses = uses_of(state, /*exact=*/false);
   size_t count = 0;
   for (const ExtentUse* use : uses) count += use->extent->blocks().size();
-  TaskBlocks blocks;
   blocks.views.reserve(count);
   blocks.dram_bytes.reserve(count);
   blocks.readable.reserve(count);
@@ -183,7 +212,8 @@ Status Attention::attend_whole(int layer, std::span<const AttentionTask> tasks,
   const uint64_t host_bytes = is_step && backend_.can_share(items) ? share(blocks) : 0;
   uint64_t link_bytes = 0, ahead_bytes = 0;
   for (size_t i = 0; i < items.size(); ++i) {
-    items[i].blocks = blocks[i].views;
+    items[i].blocks = blocks[i].all();
+    items[i].blocks_id = blocks[i].kept ? blocks[i].kept->id : 0;
     ahead_bytes += blocks[i].ahead_bytes;
     link_bytes +=
         std::accumulate(blocks[i].dram_bytes.begin(), blocks[i].dram_bytes.end(), uint64_t{0});
@@ -197,6 +227,7 @@ Status Attention::attend_whole(int layer, std::span<const AttentionTask> tasks,
   std::vector<AttendItem> host_items = items;
   for (size_t i = 0; i < items.size(); ++i) {
     host_items[i].blocks = blocks[i].host_views;
+    host_items[i].blocks_id = 0;
     host_items[i].open = {};
     host_items[i].causal = false;
   }

@@ -251,6 +251,7 @@ void Placement::discount(const Extent& extent) {
 }
 
 void Placement::remove_resident(Extent& extent) {
+  ++move_count_;
   if (Level* const level = level_of(extent)) {
     level->extents.erase(&extent);
     level->bytes -= extent.byte_count();

@@ -86,6 +86,8 @@ class Placement {
   // Called by the extent's destructor.
   void forget(Extent& extent);
 
+  // How often an extent's bytes have come to lie elsewhere.
+  uint64_t move_count() const { return move_count_; }
   uint64_t demoted_bytes() const { return demoted_bytes_; }
   uint64_t extent_count(Tier tier) const { return extent_count_[static_cast<size_t>(tier)]; }
   uint64_t original_bytes(Tier tier) const { return original_bytes_[static_cast<size_t>(tier)]; }
@@ -135,6 +137,7 @@ class Placement {
   std::array<uint64_t, kTierCount> extent_count_{};
   std::array<uint64_t, kTierCount> original_bytes_{};
   uint64_t demoted_bytes_ = 0;
+  uint64_t move_count_ = 0;
   uint64_t next_serial_ = 0;
 };
 

@@ -265,6 +265,11 @@ typedef struct vkv_attend_request {
 // that are not finite or overflow 16 bit; VKV_OUT_OF_MEMORY naming the tier and the need.
 VKV_API vkv_status vkv_append(vkv_cache* cache, int32_t layer, const vkv_append_request* request);
 
+// The same for several sequences, which on a GPU is one launch for all; requests: [request_count],
+// each sequence once. After an error nothing was appended to any.
+VKV_API vkv_status vkv_append_batch(vkv_cache* cache, int32_t layer,
+                                    const vkv_append_request* requests, int64_t request_count);
+
 // Attention of several sequences in one call; requests: [request_count], each sequence once.
 // Errors: as vkv_append's; VKV_IO and VKV_DATA_LOSS naming the sequence.
 VKV_API vkv_status vkv_attend(vkv_cache* cache, int32_t layer, const vkv_attend_request* requests,
