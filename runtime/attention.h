@@ -36,6 +36,12 @@ struct AttentionTask {
   float* lse = nullptr;      // [q_len, q_heads]
 };
 
+// What a query reads besides the open tokens, in the order of merging.
+std::vector<const ExtentUse*> uses_of(const LayerState& state, bool exact);
+
+// The same error, naming the sequence.
+Status in_sequence(const Status& status, SequenceId id);
+
 class Attention {
  public:
   // placement: of all extents, with the backend. `stager` may be nullptr: no NVMe tier. pool: of

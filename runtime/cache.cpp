@@ -368,6 +368,7 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   counters_.encode_seconds += sealing.seconds();
   if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = MemoryBuffer();
   VKV_TRY(sealed);
+  VKV_TRY(placement_.rise());
   VKV_TRY(attention_->read_ahead(layer, tasks));
   return tiers_.backend->finish();
 }

@@ -15,6 +15,7 @@ void report_tiers(const CacheOptions& options, const Tiers& tiers, const Placeme
           .extent_count = placement.extent_count(pool->tier()),
           .original_bytes = placement.original_bytes(pool->tier())};
   stats.demoted_bytes = placement.demoted_bytes();
+  stats.risen_bytes = placement.risen_bytes();
   if (stager == nullptr) return;
   const BlockStoreStats store = tiers.store->stats();
   stats.tier[static_cast<size_t>(Tier::kNvme)] = {

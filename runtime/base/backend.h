@@ -270,6 +270,8 @@ class Backend {
   // Returns when everything that was queued is done, aside and ahead too. Nothing that was read
   // ahead is taken any more.
   virtual Status quiesce() { return {}; }
+  // Only that; waits for nothing.
+  virtual Status drop_ahead() { return {}; }
 
   // From and to the engine's memory and the host's. Host memory that is not pinned may be given up
   // when it returns; for other memory see above.

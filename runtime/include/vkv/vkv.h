@@ -324,7 +324,7 @@ typedef struct vkv_stats {
   uint64_t sequence_count;
   uint64_t attend_count;
   uint64_t sealed_token_count;  // tokens x layers encoded so far
-  uint64_t demoted_bytes;       // dram -> nvme
+  uint64_t demoted_bytes;       // hbm -> dram -> nvme, where the budget was reached
   uint64_t nvme_read_bytes;
   uint64_t nvme_written_bytes;
   uint64_t nvme_read_count;       // extents
@@ -349,6 +349,7 @@ typedef struct vkv_stats {
   uint64_t nvme_index_written_bytes;  // beside nvme_written_bytes
   uint64_t nvme_write_bytes_left;     // of the day's budget, now; UINT64_MAX: no limit
   uint64_t nvme_refused_save_count;   // by that budget
+  uint64_t risen_bytes;               // nvme -> dram -> hbm, where there was room again
 } vkv_stats;
 
 // stats->struct_size is set before.
