@@ -118,9 +118,11 @@ Status AttendTables::write(const Place& place, size_t begin, size_t end, cudaStr
 
 Status AttendTables::write_changes(Place& place, cudaStream_t stream) {
   const size_t same = same_bytes(next_, place.written);
+  std::vector<std::byte> written = std::exchange(place.written, {});  // nobody knows if this fails
+  place.blocks_id = 0;
   if (same < next_.size())
     VKV_TRY(write(place, same / kAlignment * kAlignment, next_.size(), stream));
-  place.written.swap(next_);
+  place.written = std::exchange(next_, std::move(written));
   return {};
 }
 
