@@ -111,7 +111,7 @@ void wrong_structs_are_told(void) {
   CHECK_FAILS(vkv_attend(cache, 0, NULL, 2), VKV_INVALID_ARGUMENT, "requests is NULL");
 
   vkv_stats stats = {.struct_size = sizeof stats + 1};
-  CHECK_FAILS(vkv_get_stats(cache, &stats), VKV_UNSUPPORTED, "stats.struct_size is 377");
+  CHECK_FAILS(vkv_get_stats(cache, &stats), VKV_UNSUPPORTED, "stats.struct_size is 385");
   CHECK_FAILS(vkv_get_stats(cache, NULL), VKV_INVALID_ARGUMENT, "stats is NULL");
   vkv_sequence_stats sequence_stats = {0};
   CHECK_FAILS(vkv_get_sequence_stats(cache, sequence, &sequence_stats), VKV_INVALID_ARGUMENT,

@@ -1,8 +1,6 @@
-// What a cache does when the driver refuses: every call may fail at any moment, memory and pinning
-// may be refused, the CPU may be slow. An error or a slower step, never a wrong answer, and the
-// cache goes on. Counts, by the way, what the driver was asked for: budgets are its bytes too.
-//
-// The linker has every call of this program and its libraries come here first (--wrap).
+// What a cache does when the driver refuses a call, memory or pinning: an error or a slower step,
+// never a wrong answer. And what the driver gave is within the budgets. The linker has all calls of
+// this program and its libraries come here first (--wrap).
 // SPDX-License-Identifier: Apache-2.0
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
