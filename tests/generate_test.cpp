@@ -90,6 +90,49 @@ TEST_F(generate, a_shared_prefix_gives_the_answers_of_whole_prompts) {
   EXPECT_EQ(cache_->stats().sequence_count, 0u);
 }
 
+// Steps of all that decode go through the model together, and prompts come in between.
+TEST_F(generate, answers_that_run_together_are_those_of_single_runs) {
+  Generator asker = generator({.window_tokens_max = 40});
+  const Media frames = media(2);
+  const MediaPrefix prefix = asker.ingest(frames, {}).value();
+  const Question questions[] = {
+      {.text = "What is red?", .sampling = {.max_new_tokens = 9}},
+      {.text = "How many?", .sampling = {.temperature = 1, .seed = 3, .max_new_tokens = 5}},
+      {.text = "Which frame shows the circle?", .sampling = {.max_new_tokens = 12}}};
+  std::vector<Answer> expected;
+  for (const Question& question : questions)
+    expected.push_back(asker.answer(question, prefix).value());
+
+  std::vector<AnswerInProgress> running;
+  std::vector<std::string> texts;
+  for (const Question& question : questions) {  // one joins at each step
+    running.push_back(std::move(asker.begin(question, prefix).value()));
+    texts.emplace_back();
+    AnswerInProgress& newest = running.back();
+    while (newest.reads_prompt())
+      texts.back() += newest.take(model_->forward(*cache_, newest.next(), {}).value());
+    for (bool all_joined = running.size() == 3, more = true; more; more = all_joined) {
+      std::vector<ForwardRequest> batch;
+      for (const AnswerInProgress& answer : running)
+        if (!answer.finished()) batch.push_back(answer.next());
+      if (batch.empty()) break;
+      const std::vector<float> logits = model_->forward(*cache_, batch, {}).value();
+      const size_t vocabulary = logits.size() / batch.size();
+      for (size_t i = 0, row = 0; i < running.size(); ++i)
+        if (!running[i].finished())
+          texts[i] += running[i].take(std::span(logits).subspan(row++ * vocabulary, vocabulary));
+    }
+  }
+  for (size_t i = 0; i < running.size(); ++i) {
+    EXPECT_EQ(running[i].tokens(), expected[i].tokens) << i;
+    EXPECT_EQ(running[i].finish_reason(), expected[i].finish) << i;
+    EXPECT_EQ(texts[i], expected[i].text) << i;
+  }
+  EXPECT_EQ(cache_->stats().sequence_count, 4u);
+  running.clear();  // erases theirs
+  EXPECT_EQ(cache_->stats().sequence_count, 1u);
+}
+
 TEST_F(generate, windows_give_the_answer_of_one_window) {
   const Media frames = media(2);
   const Question question = {.text = "What is in frame 01?", .sampling = {.max_new_tokens = 6}};

@@ -7,6 +7,8 @@
 //                                                       what the question looks at
 //   MediaPrefix prefix = generator.ingest(media)        several questions: KV of the media once,
 //   generator.answer(question, prefix), ...             and a fork of it for each question
+//
+// begin() and begin_ingest() give the same in steps, for who runs many at once.
 #pragma once
 
 #include <array>
@@ -19,15 +21,13 @@
 #include <vector>
 
 #include "runtime/base/stopwatch.h"
+#include "tools/mllm/answer_in_progress.h"
 #include "tools/mllm/model.h"
 #include "tools/mllm/prompt.h"
 #include "tools/mllm/sampler.h"
 #include "tools/mllm/tokenizer.h"
 
 namespace vkv {
-
-enum class FinishReason : uint8_t { kEos, kLength };
-std::string_view name(FinishReason reason);  // "eos", "length"
 
 // Pictures and videos after the vision tower.
 struct Media {
@@ -95,26 +95,26 @@ class Generator {
   Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
   Status release(const MediaPrefix& prefix);
 
+  // The same in steps of the caller's: next() of what they return goes through the model, in the
+  // generator's cache. Media outlive it; the question's on_text and watch are not used. Errors: as
+  // above, before anything is computed.
+  Result<AnswerInProgress> begin(const Question& question, const Media& media);
+  Result<AnswerInProgress> begin(const Question& question, const MediaPrefix& prefix);
+  Result<PromptInProgress> begin_ingest(const Media& media);
+  static MediaPrefix finish_ingest(PromptInProgress ingested);  // which has finished
+
  private:
   Generator(Model* model, const Tokenizer* tokenizer, Cache* cache, const GeneratorOptions& options,
             Prompt prompt);
 
-  // What stands behind a number of tokens; rope_delta as in ForwardRequest.
-  struct Place {
-    SequenceId sequence{};
-    int64_t position = 0;
-    int64_t rope_delta = 0;
-
-    int64_t rope() const { return position + rope_delta; }
-  };
-
   // `end`: one more than the greatest position of the prompt; `tokens`: how many it has.
   Status check_length(int64_t end, int64_t tokens) const;
-  // Prefills tokens from `place` on; returns logits of the last one.
-  Result<std::vector<float>> prefill(const Place& place, const PromptTokens& tokens,
-                                     std::span<const float> visual, const Watch& watch);
-  Result<Answer> decode(Place place, std::vector<float> logits, const Question& question,
-                        const Stopwatch& since_call);
+  PromptInProgress in_progress(SequenceId sequence, SequencePlace place, PromptTokens prompt,
+                               std::span<const float> visual, int logit_count);
+  // Runs a window. Progress counts tokens of the whole prompt x layers.
+  Result<std::vector<float>> forward(const PromptInProgress& prompt, const Watch& watch);
+  Result<Answer> run(AnswerInProgress answer, const Question& question,
+                     const Stopwatch& since_call);
 
   Model* model_;
   const Tokenizer* tokenizer_;
