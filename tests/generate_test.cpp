@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -143,6 +144,79 @@ TEST_F(generate, windows_give_the_answer_of_one_window) {
     ASSERT_TRUE(windows.ok()) << windows.status().message();
     EXPECT_EQ(windows.value().tokens, whole.value().tokens) << window;
   }
+}
+
+// Pictures in pieces of some at once; then an error, if there is one, or the end.
+class Pieces : public MediaSource {
+ public:
+  Pieces(std::vector<VisualInput> pictures, size_t piece_count, Status error = {})
+      : pictures_(std::move(pictures)), piece_count_(piece_count), error_(std::move(error)) {
+    for (const VisualInput& picture : pictures_) shapes_.push_back(picture.shape);
+    if (!error_.ok()) shapes_.emplace_back();  // one that never comes
+  }
+  std::span<const VisualShape> shapes() const override { return shapes_; }
+  Result<std::vector<VisualInput>> next(const Watch& watch) override {
+    VKV_TRY(watch.check());
+    const size_t end = std::min(pictures_.size(), next_ + piece_count_);
+    if (next_ == end && !error_.ok()) return error_;
+    std::vector<VisualInput> piece(pictures_.begin() + static_cast<ptrdiff_t>(next_),
+                                   pictures_.begin() + static_cast<ptrdiff_t>(end));
+    next_ = end;
+    return piece;
+  }
+
+ private:
+  const std::vector<VisualInput> pictures_;
+  const size_t piece_count_;
+  const Status error_;
+  std::vector<VisualShape> shapes_;
+  size_t next_ = 0;
+};
+
+TEST_F(generate, media_in_pieces_give_the_answers_of_media_at_once) {
+  const Media frames = media(5);
+  const Question question = {.text = "What is in frame 03?", .sampling = {.max_new_tokens = 6}};
+  for (const int window : {1000, 100, 50}) {
+    Generator asker = generator({.window_tokens_max = window});
+    const auto whole = asker.answer(question, frames);
+    ASSERT_TRUE(whole.ok()) << whole.status().message();
+    for (const size_t piece_count : {1, 2, 5}) {
+      SCOPED_TRACE(testing::Message() << window << " " << piece_count);
+      Pieces once(noise(5), piece_count), again(noise(5), piece_count);
+      uint64_t last_done = 0, last_total = 0;
+      bool rises = true;
+      Question watched = question;
+      watched.watch.progress = [&](uint64_t done, uint64_t total) {
+        rises = rises && done > last_done;
+        last_done = done;
+        last_total = total;
+      };
+      const auto answer = asker.answer(watched, once);
+      ASSERT_TRUE(answer.ok()) << answer.status().message();
+      EXPECT_EQ(answer.value().tokens, whole.value().tokens);
+      EXPECT_EQ(answer.value().prompt_tokens, whole.value().prompt_tokens);
+      EXPECT_GT(answer.value().media_seconds, 0);
+      EXPECT_GT(answer.value().ttft_seconds, 0);
+      EXPECT_TRUE(rises);
+      EXPECT_EQ(last_done, last_total);
+      const auto prefix = asker.ingest(again, {});
+      ASSERT_TRUE(prefix.ok()) << prefix.status().message();
+      EXPECT_EQ(asker.answer(question, prefix.value()).value().tokens, whole.value().tokens);
+      EXPECT_TRUE(asker.release(prefix.value()).ok());
+    }
+  }
+}
+
+TEST_F(generate, a_source_that_fails_leaves_no_sequence) {
+  Generator asker = generator({.window_tokens_max = 100});
+  Pieces broken(noise(3), 1, {Code::kDataLoss, "the file is cut"});
+  expect_refused(asker.answer({.text = "What?"}, broken), Code::kDataLoss, "the file is cut");
+  Pieces again(noise(3), 1, {Code::kDataLoss, "the file is cut"});
+  EXPECT_EQ(asker.ingest(again, {}).status().code(), Code::kDataLoss);
+  std::atomic<bool> stop = true;
+  Pieces stopped(noise(3), 1);
+  EXPECT_EQ(asker.ingest(stopped, {.cancel = &stop}).status().code(), Code::kCancelled);
+  EXPECT_EQ(cache_->stats().sequence_count, 0u);
 }
 
 TEST_F(generate, sampling_repeats_by_its_seed) {

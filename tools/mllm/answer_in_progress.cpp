@@ -33,31 +33,33 @@ size_t PromptInProgress::window_tokens() const {
   return std::min(prompt_.tokens.size() - done_, window_tokens_max_);
 }
 
-size_t PromptInProgress::window_visual_values() const {
-  const auto window = std::span(prompt_.tokens).subspan(done_, window_tokens());
-  const auto image_tokens = std::count_if(window.begin(), window.end(),
-                                          [&](int32_t token) { return config_->is_visual(token); });
-  return static_cast<size_t>(image_tokens) * static_cast<size_t>(config_->text.hidden);
+int64_t PromptInProgress::visual_count() const {
+  return std::ranges::count_if(std::span(prompt_.tokens).subspan(done_, window_tokens()),
+                               [&](int32_t token) { return config_->is_visual(token); });
+}
+
+// Too few values are for the model to refuse.
+std::span<const float> PromptInProgress::window_visual() const {
+  const auto values = static_cast<size_t>(visual_count() * config_->text.hidden);
+  return visual_.first(std::min(values, visual_.size()));
 }
 
 ForwardRequest PromptInProgress::next() const {
   const size_t count = window_tokens();
   const std::span<const RopePosition> rope = prompt_.rope;
-  // Too few values are for the model to refuse.
-  const size_t visual_values = std::min(window_visual_values(), visual_.size());
   return {.sequence = sequence_.id(),
           .position = place_.position + static_cast<int64_t>(done_),
           .tokens = std::span(prompt_.tokens).subspan(done_, count),
           .roles = std::span(prompt_.roles).subspan(done_, count),
           .rope = rope.empty() ? rope : rope.subspan(done_, count),
           .rope_delta = place_.rope_delta,
-          .visual = visual_.first(visual_values),
+          .visual = window_visual(),
           .logit_count = done_ + count == token_count() ? logit_count_ : 0,
           .ends_window = true};
 }
 
 void PromptInProgress::advance() {
-  visual_ = visual_.subspan(window_visual_values());
+  visual_ = visual_.subspan(window_visual().size());
   done_ += window_tokens();
 }
 

@@ -42,13 +42,17 @@ struct SequencePlace {
 // A prompt on its way into a sequence, window by window.
 class PromptInProgress {
  public:
-  // place: where it begins. visual: [image tokens, hidden], outlives it, as `config` does.
-  // The prompt has tokens; logit_count: 1 or 0, of its last token. window_tokens_max: 1 or more.
+  // place: where it begins. visual: [image tokens, hidden], outlives it, as `config` does; or
+  // empty, and set_visual() comes before each window that needs some. The prompt has tokens;
+  // logit_count: 1 or 0, of its last token. window_tokens_max: 1 or more.
   PromptInProgress(const ModelConfig* config, SequenceOwner sequence, SequencePlace place,
                    PromptTokens prompt, std::span<const float> visual, int logit_count,
                    int window_tokens_max);
 
   bool finished() const { return done_ == prompt_.tokens.size(); }
+  // Visual rows of the next window, and the rows: at least as many, which live until advance().
+  int64_t visual_count() const;
+  void set_visual(std::span<const float> visual) { visual_ = visual; }
   // The next window, which goes through the model alone. Valid until advance(), and while this
   // stays where it is.
   ForwardRequest next() const;
@@ -65,7 +69,7 @@ class PromptInProgress {
 
  private:
   size_t window_tokens() const;
-  size_t window_visual_values() const;
+  std::span<const float> window_visual() const;
 
   const ModelConfig* config_;
   SequenceOwner sequence_;
@@ -94,6 +98,7 @@ class AnswerInProgress {
   // characters, often none.
   std::string take(std::span<const float> logits);
 
+  PromptInProgress& prompt() { return prompt_; }
   const PromptInProgress& prompt() const { return prompt_; }
   SequenceId sequence() const { return prompt_.sequence(); }
   const std::vector<int32_t>& tokens() const { return tokens_; }  // so far, without the end token

@@ -70,12 +70,18 @@ PromptInProgress Generator::in_progress(SequenceId sequence, SequencePlace place
 }
 
 Result<AnswerInProgress> Generator::begin(const Question& question, const Media& media) {
+  return begin(question, media.shapes, media.embeddings);
+}
+
+Result<AnswerInProgress> Generator::begin(const Question& question,
+                                          std::span<const VisualShape> shapes,
+                                          std::span<const float> visual) {
   VKV_TRY(validate(question.sampling));
-  const bool with_media = !media.shapes.empty();
+  const bool with_media = !shapes.empty();
   VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
   PromptTokens prompt;
   if (with_media) {
-    VKV_TRY_ASSIGN(head, prompt_.media(media.shapes));
+    VKV_TRY_ASSIGN(head, prompt_.media(shapes));
     prompt = std::move(head);
   }
   prompt.tokens.insert(prompt.tokens.end(), tail.tokens.begin(), tail.tokens.end());
@@ -91,7 +97,7 @@ Result<AnswerInProgress> Generator::begin(const Question& question, const Media&
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
   const SequencePlace start = {.position = 0, .rope_delta = prompt.rope_delta};
   return AnswerInProgress(&model_->config(), tokenizer_,
-                          in_progress(sequence, start, std::move(prompt), media.embeddings, 1),
+                          in_progress(sequence, start, std::move(prompt), visual, 1),
                           question.sampling);
 }
 
@@ -109,14 +115,19 @@ Result<AnswerInProgress> Generator::begin(const Question& question, const MediaP
 }
 
 Result<PromptInProgress> Generator::begin_ingest(const Media& media) {
-  if (media.shapes.empty())
+  return begin_ingest(media.shapes, media.embeddings);
+}
+
+Result<PromptInProgress> Generator::begin_ingest(std::span<const VisualShape> shapes,
+                                                 std::span<const float> visual) {
+  if (shapes.empty())
     return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
-  VKV_TRY_ASSIGN(prompt, prompt_.media(media.shapes));
+  VKV_TRY_ASSIGN(prompt, prompt_.media(shapes));
   const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
   VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
   const SequencePlace start = {.position = 0, .rope_delta = prompt.rope_delta};
-  return in_progress(sequence, start, std::move(prompt), media.embeddings, 0);
+  return in_progress(sequence, start, std::move(prompt), visual, 0);
 }
 
 MediaPrefix Generator::finish_ingest(PromptInProgress ingested) {
@@ -126,22 +137,52 @@ MediaPrefix Generator::finish_ingest(PromptInProgress ingested) {
           .role_tokens = count_roles(ingested.roles())};
 }
 
-Result<std::vector<float>> Generator::forward(const PromptInProgress& prompt, const Watch& watch) {
-  const auto layers = static_cast<uint64_t>(model_->config().text.layers);
-  const Watch window_watch = {.progress =
-                                  [&](uint64_t done, uint64_t) {
-                                    watch.report(prompt.tokens_done() * layers + done,
-                                                 prompt.token_count() * layers);
-                                  },
-                              .cancel = watch.cancel};
-  return model_->forward(*cache_, prompt.next(), window_watch);
+Result<std::vector<float>> Generator::forward(PromptInProgress& prompt, EncodedRows* rows,
+                                              const Watch& watch) {
+  // A visual row counts as much as its token does in as many layers as the tower has, which is
+  // about what it costs; what is reported is scaled to tokens x layers.
+  const ModelConfig& config = model_->config();
+  const auto layers = static_cast<uint64_t>(config.text.layers);
+  const auto row_work = static_cast<uint64_t>(config.vision.layers);
+  const uint64_t total = prompt.token_count() * layers;
+  const auto row_count = static_cast<uint64_t>(rows != nullptr ? rows->row_count() : 0);
+  const auto reporting = [&](uint64_t rows_done, uint64_t tokens_in_layers) {
+    const uint64_t done = prompt.tokens_done() * layers + tokens_in_layers + rows_done * row_work;
+    watch.report(done * total / (total + row_count * row_work), total);
+  };
+  if (rows != nullptr) {
+    const auto taken = static_cast<uint64_t>(rows->rows_taken());
+    const auto count = static_cast<uint64_t>(prompt.visual_count());
+    const Watch encoding = {
+        .progress = [&](uint64_t done,
+                        uint64_t of_call) { reporting(taken + count * done / of_call, 0); },
+        .cancel = watch.cancel};
+    VKV_TRY_ASSIGN(visual, rows->take(prompt.visual_count(), encoding));
+    prompt.set_visual(visual);
+  }
+  const auto rows_done = static_cast<uint64_t>(rows != nullptr ? rows->rows_taken() : 0);
+  const Watch window = {.progress = [&](uint64_t done, uint64_t) { reporting(rows_done, done); },
+                        .cancel = watch.cancel};
+  return model_->forward(*cache_, prompt.next(), window);
 }
 
 Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
   const Stopwatch since_call;
   VKV_TRY_ASSIGN(prompt, begin_ingest(media));
+  return run(std::move(prompt), nullptr, watch, since_call);
+}
+
+Result<MediaPrefix> Generator::ingest(MediaSource& source, const Watch& watch) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(prompt, begin_ingest(source.shapes(), {}));
+  EncodedRows rows(model_, &source);
+  return run(std::move(prompt), &rows, watch, since_call);
+}
+
+Result<MediaPrefix> Generator::run(PromptInProgress prompt, EncodedRows* rows, const Watch& watch,
+                                   const Stopwatch& since_call) {
   while (!prompt.finished()) {
-    VKV_TRY(forward(prompt, watch).status());
+    VKV_TRY(forward(prompt, rows, watch).status());
     prompt.advance();
   }
   MediaPrefix prefix = finish_ingest(std::move(prompt));
@@ -174,38 +215,48 @@ Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(pref
 Result<Answer> Generator::answer(const Question& question, const Media& media) {
   const Stopwatch since_call;
   VKV_TRY_ASSIGN(answer, begin(question, media));
-  return run(std::move(answer), question, since_call);
+  return run(std::move(answer), nullptr, question, since_call);
+}
+
+Result<Answer> Generator::answer(const Question& question, MediaSource& source) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(answer, begin(question, source.shapes(), {}));
+  EncodedRows rows(model_, &source);
+  return run(std::move(answer), &rows, question, since_call);
 }
 
 Result<Answer> Generator::answer(const Question& question, const MediaPrefix& prefix) {
   const Stopwatch since_call;
   VKV_TRY_ASSIGN(in_progress, begin(question, prefix));
-  VKV_TRY_ASSIGN(answer, run(std::move(in_progress), question, since_call));
+  VKV_TRY_ASSIGN(answer, run(std::move(in_progress), nullptr, question, since_call));
   for (size_t role = 0; role < kRoleCount; ++role)
     answer.prompt_tokens[role] += prefix.role_tokens[role];
   return std::move(answer);
 }
 
-Result<Answer> Generator::run(AnswerInProgress in_progress, const Question& question,
-                              const Stopwatch& since_call) {
+Result<Answer> Generator::run(AnswerInProgress in_progress, EncodedRows* rows,
+                              const Question& question, const Stopwatch& since_call) {
   Answer answer;
+  double first_token_seconds = 0;
   while (!in_progress.finished()) {
     VKV_TRY(question.watch.check());
     VKV_TRY_ASSIGN(logits, in_progress.reads_prompt()
-                               ? forward(in_progress.prompt(), question.watch)
+                               ? forward(in_progress.prompt(), rows, question.watch)
                                : model_->forward(*cache_, in_progress.next(),
                                                  {.cancel = question.watch.cancel}));
     const std::string piece = in_progress.take(logits);
-    if (answer.ttft_seconds == 0 && in_progress.sampled_count() > 0)
-      answer.ttft_seconds = since_call.seconds();
+    if (first_token_seconds == 0 && in_progress.sampled_count() > 0)
+      first_token_seconds = since_call.seconds();
     answer.text += piece;
     if (question.on_text && !piece.empty()) question.on_text(piece);
   }
+  if (rows != nullptr) answer.media_seconds = rows->seconds();
+  answer.ttft_seconds = first_token_seconds - answer.media_seconds;
   answer.tokens = in_progress.tokens();
   answer.finish = in_progress.finish_reason();
   answer.prompt_tokens = count_roles(in_progress.prompt().roles());
   if (in_progress.sampled_count() > 1)
-    answer.tpot_seconds = (since_call.seconds() - answer.ttft_seconds) /
+    answer.tpot_seconds = (since_call.seconds() - first_token_seconds) /
                           static_cast<double>(in_progress.sampled_count() - 1);
   VKV_TRY_ASSIGN(stats, cache_->sequence_stats(in_progress.sequence()));
   answer.stats = stats;
