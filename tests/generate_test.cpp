@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -90,6 +91,49 @@ TEST_F(generate, a_shared_prefix_gives_the_answers_of_whole_prompts) {
   EXPECT_EQ(cache_->stats().sequence_count, 0u);
 }
 
+// Steps of all that decode go through the model together, and prompts come in between.
+TEST_F(generate, answers_that_run_together_are_those_of_single_runs) {
+  Generator asker = generator({.window_tokens_max = 40});
+  const Media frames = media(2);
+  const MediaPrefix prefix = asker.ingest(frames, {}).value();
+  const Question questions[] = {
+      {.text = "What is red?", .sampling = {.max_new_tokens = 9}},
+      {.text = "How many?", .sampling = {.temperature = 1, .seed = 3, .max_new_tokens = 5}},
+      {.text = "Which frame shows the circle?", .sampling = {.max_new_tokens = 12}}};
+  std::vector<Answer> expected;
+  for (const Question& question : questions)
+    expected.push_back(asker.answer(question, prefix).value());
+
+  std::vector<AnswerInProgress> running;
+  std::vector<std::string> texts;
+  for (const Question& question : questions) {  // one joins at each step
+    running.push_back(std::move(asker.begin(question, prefix).value()));
+    texts.emplace_back();
+    AnswerInProgress& newest = running.back();
+    while (newest.reads_prompt())
+      texts.back() += newest.take(model_->forward(*cache_, newest.next(), {}).value());
+    for (bool all_joined = running.size() == 3, more = true; more; more = all_joined) {
+      std::vector<ForwardRequest> batch;
+      for (const AnswerInProgress& answer : running)
+        if (!answer.finished()) batch.push_back(answer.next());
+      if (batch.empty()) break;
+      const std::vector<float> logits = model_->forward(*cache_, batch, {}).value();
+      const size_t vocabulary = logits.size() / batch.size();
+      for (size_t i = 0, row = 0; i < running.size(); ++i)
+        if (!running[i].finished())
+          texts[i] += running[i].take(std::span(logits).subspan(row++ * vocabulary, vocabulary));
+    }
+  }
+  for (size_t i = 0; i < running.size(); ++i) {
+    EXPECT_EQ(running[i].tokens(), expected[i].tokens) << i;
+    EXPECT_EQ(running[i].finish_reason(), expected[i].finish) << i;
+    EXPECT_EQ(texts[i], expected[i].text) << i;
+  }
+  EXPECT_EQ(cache_->stats().sequence_count, 4u);
+  running.clear();  // erases theirs
+  EXPECT_EQ(cache_->stats().sequence_count, 1u);
+}
+
 TEST_F(generate, windows_give_the_answer_of_one_window) {
   const Media frames = media(2);
   const Question question = {.text = "What is in frame 01?", .sampling = {.max_new_tokens = 6}};
@@ -100,6 +144,79 @@ TEST_F(generate, windows_give_the_answer_of_one_window) {
     ASSERT_TRUE(windows.ok()) << windows.status().message();
     EXPECT_EQ(windows.value().tokens, whole.value().tokens) << window;
   }
+}
+
+// Pictures in pieces of some at once; then an error, if there is one, or the end.
+class Pieces : public MediaSource {
+ public:
+  Pieces(std::vector<VisualInput> pictures, size_t piece_count, Status error = {})
+      : pictures_(std::move(pictures)), piece_count_(piece_count), error_(std::move(error)) {
+    for (const VisualInput& picture : pictures_) shapes_.push_back(picture.shape);
+    if (!error_.ok()) shapes_.emplace_back();  // one that never comes
+  }
+  std::span<const VisualShape> shapes() const override { return shapes_; }
+  Result<std::vector<VisualInput>> next(const Watch& watch) override {
+    VKV_TRY(watch.check());
+    const size_t end = std::min(pictures_.size(), next_ + piece_count_);
+    if (next_ == end && !error_.ok()) return error_;
+    std::vector<VisualInput> piece(pictures_.begin() + static_cast<ptrdiff_t>(next_),
+                                   pictures_.begin() + static_cast<ptrdiff_t>(end));
+    next_ = end;
+    return piece;
+  }
+
+ private:
+  const std::vector<VisualInput> pictures_;
+  const size_t piece_count_;
+  const Status error_;
+  std::vector<VisualShape> shapes_;
+  size_t next_ = 0;
+};
+
+TEST_F(generate, media_in_pieces_give_the_answers_of_media_at_once) {
+  const Media frames = media(5);
+  const Question question = {.text = "What is in frame 03?", .sampling = {.max_new_tokens = 6}};
+  for (const int window : {1000, 100, 50}) {
+    Generator asker = generator({.window_tokens_max = window});
+    const auto whole = asker.answer(question, frames);
+    ASSERT_TRUE(whole.ok()) << whole.status().message();
+    for (const size_t piece_count : {1, 2, 5}) {
+      SCOPED_TRACE(testing::Message() << window << " " << piece_count);
+      Pieces once(noise(5), piece_count), again(noise(5), piece_count);
+      uint64_t last_done = 0, last_total = 0;
+      bool rises = true;
+      Question watched = question;
+      watched.watch.progress = [&](uint64_t done, uint64_t total) {
+        rises = rises && done > last_done;
+        last_done = done;
+        last_total = total;
+      };
+      const auto answer = asker.answer(watched, once);
+      ASSERT_TRUE(answer.ok()) << answer.status().message();
+      EXPECT_EQ(answer.value().tokens, whole.value().tokens);
+      EXPECT_EQ(answer.value().prompt_tokens, whole.value().prompt_tokens);
+      EXPECT_GT(answer.value().media_seconds, 0);
+      EXPECT_GT(answer.value().ttft_seconds, 0);
+      EXPECT_TRUE(rises);
+      EXPECT_EQ(last_done, last_total);
+      const auto prefix = asker.ingest(again, {});
+      ASSERT_TRUE(prefix.ok()) << prefix.status().message();
+      EXPECT_EQ(asker.answer(question, prefix.value()).value().tokens, whole.value().tokens);
+      EXPECT_TRUE(asker.release(prefix.value()).ok());
+    }
+  }
+}
+
+TEST_F(generate, a_source_that_fails_leaves_no_sequence) {
+  Generator asker = generator({.window_tokens_max = 100});
+  Pieces broken(noise(3), 1, {Code::kDataLoss, "the file is cut"});
+  expect_refused(asker.answer({.text = "What?"}, broken), Code::kDataLoss, "the file is cut");
+  Pieces again(noise(3), 1, {Code::kDataLoss, "the file is cut"});
+  EXPECT_EQ(asker.ingest(again, {}).status().code(), Code::kDataLoss);
+  std::atomic<bool> stop = true;
+  Pieces stopped(noise(3), 1);
+  EXPECT_EQ(asker.ingest(stopped, {.cancel = &stop}).status().code(), Code::kCancelled);
+  EXPECT_EQ(cache_->stats().sequence_count, 0u);
 }
 
 TEST_F(generate, sampling_repeats_by_its_seed) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <string>
@@ -14,6 +15,8 @@
 
 namespace vkv {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::string sha256(const std::string& text, size_t piece_bytes) {
   Sha256 hash;
@@ -40,31 +43,58 @@ TEST(sha256, gives_the_published_hashes_however_the_text_is_cut) {
 }
 
 TEST(media_key, differs_where_anything_differs) {
-  const TemporaryDirectory model;
-  const auto write = [&](const std::string& name, const std::string& text) {
+  const TemporaryDirectory model, media;
+  const auto write_model = [&](const std::string& name, const std::string& text) {
     std::ofstream(model / name, std::ios::binary | std::ios::trunc) << text;
   };
-  write("config.json", "{}");
-  using Pictures = std::vector<VisualInput>;
-  const Pictures pixels = {{{1, 2, 3}, {}}, {{4, 5}, {}}};
-  const auto key = [&](const std::string& settings, const Pictures& of) {
-    return media_key(model.path(), settings, of).value();
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::ofstream(media / name, std::ios::binary | std::ios::trunc) << text;
   };
+  write_model("config.json", "{}");
+  write("a.npy", "123");
+  write("b.npy", "45");
+  write("ab.npy", "12345");
+  const auto files = [&](const std::vector<std::string>& pictures, const std::string& video = "") {
+    MediaFiles of;
+    for (const std::string& name : pictures) of.pictures.push_back(media / name);
+    if (!video.empty()) of.video = media / video;
+    return of;
+  };
+  const VisualShape shape = {.steps = 2, .height = 4, .width = 6};
+  const auto key = [&](const std::string& settings, const MediaFiles& of,
+                       const VisualShape& becomes = {}) {
+    return media_key(model.path(), settings, of, {&becomes, 1}).value();
+  };
+  MediaFiles sampled = files({}, "a.npy");
+  sampled.sampling.frame_count = 3;
+  const MediaFiles both = files({"a.npy", "b.npy"});
   std::set<SequenceKey> keys = {
-      key("a", pixels),
-      key("b", pixels),
-      key("a", {{{1, 2, 3, 4}, {}}, {{5}, {}}}),
-      key("a", {{{4, 5}, {}}, {{1, 2, 3}, {}}}),
-      key("a", {{{1, 2, 3}, {}}}),
-      key("a", {{{1, 2, 3}, {.steps = 3}}}),
+      key("a", both),
+      key("b", both),
+      key("a", both, shape),
+      key("a", files({"b.npy", "a.npy"})),
+      key("a", files({"ab.npy"})),
+      key("a", files({"a.npy"})),
+      key("a", files({}, "a.npy")),
+      key("a", files({"a.npy"}, "b.npy")),
+      key("a", sampled),
   };
-  EXPECT_EQ(keys.size(), 6u);
-  EXPECT_EQ(key("a", pixels), key("a", pixels));
-  write("config.json", "{ }");
-  EXPECT_TRUE(keys.insert(key("a", pixels)).second);
-  write("weights", std::string(2 << 20, 'w'));
-  EXPECT_TRUE(keys.insert(key("a", pixels)).second);
-  EXPECT_EQ(media_key(model / "none", "a", pixels).status().code(), Code::kIo);
+  EXPECT_EQ(keys.size(), 9u);
+  EXPECT_EQ(key("a", both), key("a", both));
+  const std::string stamps = media_stamps(both).value();
+  fs::copy_file(media / "a.npy", media / "c.npy");
+  EXPECT_EQ(key("a", files({"c.npy", "b.npy"})), key("a", both));
+  EXPECT_EQ(media_stamps(both).value(), stamps);
+  write("b.npy", "456");
+  EXPECT_NE(media_stamps(both).value(), stamps);
+  EXPECT_TRUE(keys.insert(key("a", both)).second);
+
+  write_model("config.json", "{ }");
+  EXPECT_TRUE(keys.insert(key("a", both)).second);
+  write_model("weights", std::string(2 << 20, 'w'));
+  EXPECT_TRUE(keys.insert(key("a", both)).second);
+  EXPECT_EQ(media_key(model / "none", "a", both, {}).status().code(), Code::kIo);
+  EXPECT_EQ(media_key(model.path(), "a", files({"none.npy"}), {}).status().code(), Code::kIo);
 }
 
 }  // namespace

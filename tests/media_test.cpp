@@ -4,13 +4,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "tests/temporary_directory.h"
+#include "tools/mllm/media_ahead.h"
+#include "tools/mllm/media_source.h"
 #include "tools/mllm/turn_image.h"
 
 namespace vkv {
@@ -89,6 +95,115 @@ TEST(media, a_missing_file_and_a_folder_are_named) {
                "/nowhere/x.png: there is no such");
   expect_error(load_video("/nowhere/x.mp4", {}).status(), Code::kIo, "there is no such file");
   expect_error(load_image("/tmp").status(), Code::kIo, "not a regular file");
+}
+
+TEST(file_media, pieces_are_what_the_whole_video_becomes) {
+  const std::string qwen = VKV_SOURCE_DIR "/tests/golden/qwen_vl/";
+  const MediaFiles files = {.pictures = {qwen + "tall.npy", qwen + "wide.npy"},
+                            .video = qwen + "clip.npy",
+                            .sampling = {}};
+  for (const std::string& folder :
+       {qwen + "qwen2_vl", std::string(VKV_SOURCE_DIR "/tools/tinyvlm/golden/random")}) {
+    const auto processor = MediaProcessor::load(folder);
+    ASSERT_TRUE(processor.ok()) << processor.status().message();
+    std::vector<VisualInput> whole;
+    for (const auto& path : files.pictures)
+      whole.push_back(processor.value().picture(load_image(path).value()).value());
+    const auto frames = processor.value().video(load_video(files.video, {}).value()).value();
+    whole.insert(whole.end(), frames.begin(), frames.end());
+    std::vector<float> expected;
+    for (const VisualInput& input : whole)
+      expected.insert(expected.end(), input.values.begin(), input.values.end());
+
+    for (const int64_t steps : {1, 2, 9}) {
+      SCOPED_TRACE(testing::Message() << folder << " " << steps);
+      auto opened =
+          FileMedia::open(files, &processor.value(), [&](const VisualShape&) { return steps; }, {});
+      ASSERT_TRUE(opened.ok()) << opened.status().message();
+      EXPECT_EQ(opened.value()->frame_count(), 2 + 5);
+      MediaAhead source(std::move(opened.value()), /*bytes_max=*/1);
+      ASSERT_EQ(source.shapes().size(), whole.size());
+      for (size_t i = 0; i < whole.size(); ++i) {
+        EXPECT_EQ(source.shapes()[i].steps, whole[i].shape.steps);
+        EXPECT_EQ(source.shapes()[i].height, whole[i].shape.height);
+        EXPECT_EQ(source.shapes()[i].step_seconds, whole[i].shape.step_seconds);
+      }
+      std::vector<float> values;
+      int64_t largest_piece = 0;
+      while (true) {
+        const auto piece = source.next({});
+        ASSERT_TRUE(piece.ok()) << piece.status().message();
+        if (piece.value().empty()) break;
+        int64_t piece_steps = 0;
+        for (const VisualInput& input : piece.value()) {
+          values.insert(values.end(), input.values.begin(), input.values.end());
+          piece_steps += input.shape.steps;
+        }
+        largest_piece = std::max(largest_piece, piece_steps);
+      }
+      EXPECT_EQ(values, expected);
+      EXPECT_LE(largest_piece, steps);
+    }
+  }
+}
+
+TEST(file_media, errors_name_the_file) {
+  const auto processor = MediaProcessor::load(VKV_SOURCE_DIR "/tests/golden/qwen_vl/qwen2_vl");
+  const auto open = [&](const MediaFiles& files) {
+    return FileMedia::open(files, &processor.value(), [](const VisualShape&) { return 1; }, {})
+        .status();
+  };
+  expect_error(open({.pictures = {"/nowhere/x.png"}, .video = {}, .sampling = {}}), Code::kIo,
+               "/nowhere/x.png: there is no such");
+  expect_error(open({.pictures = {}, .video = "/nowhere/x.npy", .sampling = {}}), Code::kIo,
+               "/nowhere/x.npy: there is no such");
+}
+
+// Pieces of 100 values until one is asked to stop; an error behind `count` of them.
+class Endless : public MediaSource {
+ public:
+  Endless(int count, std::atomic<int>* made) : count_(count), made_(made) {}
+  std::span<const VisualShape> shapes() const override { return {}; }
+  Result<std::vector<VisualInput>> next(const Watch& watch) override {
+    VKV_TRY(watch.check());
+    if (*made_ == count_) return Status(Code::kDataLoss, "the file is cut");
+    ++*made_;
+    return std::vector<VisualInput>{{std::vector<float>(100), {}}};
+  }
+
+ private:
+  const int count_;
+  std::atomic<int>* const made_;
+};
+
+TEST(media_ahead, is_a_few_pieces_ahead_and_passes_errors_on) {
+  std::atomic<int> made = 0;
+  MediaAhead source(std::make_unique<Endless>(50, &made), /*bytes_max=*/4 * 400);
+  for (int taken = 1; taken <= 50; ++taken) {
+    EXPECT_TRUE(source.next({}).ok());
+    EXPECT_LE(made, taken + 4);
+  }
+  EXPECT_EQ(source.next({}).status().code(), Code::kDataLoss);
+  EXPECT_EQ(source.next({}).status().code(), Code::kDataLoss);
+}
+
+// Never gives anything, until it is told to stop.
+class Stuck : public MediaSource {
+ public:
+  std::span<const VisualShape> shapes() const override { return {}; }
+  Result<std::vector<VisualInput>> next(const Watch& watch) override {
+    while (watch.check().ok()) std::this_thread::yield();
+    return watch.check();
+  }
+};
+
+TEST(media_ahead, stops_when_it_is_asked_to) {
+  std::atomic<int> made = 0;
+  { const MediaAhead unread(std::make_unique<Endless>(1000, &made), 400); }
+  EXPECT_LE(made, 1);
+  std::atomic<bool> stop = true;
+  MediaAhead stuck(std::make_unique<Stuck>());
+  EXPECT_EQ(stuck.next({.cancel = &stop}).status().code(), Code::kCancelled);
 }
 
 TEST(turn_image, quarter_turns_are_clockwise) {

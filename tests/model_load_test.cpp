@@ -146,6 +146,10 @@ TEST_F(model_load, another_architecture_is_refused_with_what_there_is) {
   expect_refused("/model_type", "gemma3", code, "there are \"llava\" (LlavaFor");
   expect_refused("/architectures", {"MistralForCausalLM"}, code, "LlavaForConditionalGeneration");
   expect_refused("/quantization_config", {{"bits", 4}}, code, "quantized weights");
+  expect_refused("/text_config/partial_rotary_factor", 0.25, code,
+                 "partial_rotary_factor is not 1");
+  expect_refused("/text_config/rope_scaling", {{"rope_type", "llama3"}}, code,
+                 "rope_type is \"llama3\"; there is \"default\"");
   expect_refused("/text_config/model_type", "gemma", code, "there are qwen2 and llama");
   expect_refused("/vision_config/model_type", "vit", code, "siglip_vision_model");
   expect_refused("/vision_config/hidden_act", "relu", code, "there are gelu, gelu_pytorch_tanh");

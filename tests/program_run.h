@@ -4,9 +4,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -27,6 +29,7 @@ struct ProgramResult {
   int exit_status = -1;  // 128 + the signal if one ended it
   std::string out;
   std::string err;
+  uint64_t peak_bytes = 0;  // of memory that it used
 };
 
 // A started program; its output goes to files, so that it never waits for a reader.
@@ -73,9 +76,11 @@ class Program {
 
   ProgramResult wait() {
     int status = 0;
-    VKV_CHECK(waitpid(std::exchange(pid_, 0), &status, 0) > 0);
+    rusage usage = {};
+    VKV_CHECK(wait4(std::exchange(pid_, 0), &status, 0, &usage) > 0);
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-            file_content(folder_ / "out"), file_content(folder_ / "err")};
+            file_content(folder_ / "out"), file_content(folder_ / "err"),
+            static_cast<uint64_t>(usage.ru_maxrss) << 10};
   }
 
  private:

@@ -71,7 +71,16 @@ TEST_F(qwen_vl_load, what_there_is_no_code_for_is_refused) {
   const Code code = Code::kUnsupported;
   expect_refused("/model_type", "qwen3_vl", code, "\"qwen2_5_vl\" (Qwen2_5_VLFor");
   expect_refused("/architectures", {"Qwen2_5OmniModel"}, code, "\"qwen2_vl\" (Qwen2VLFor");
-  expect_refused("/quantization_config", {{"quant_method", "awq"}}, code, "quantized weights");
+  expect_refused("/quantization_config", {{"quant_method", "awq"}}, code,
+                 "quantization_config of \"awq\": quantized weights are not read");
+  expect_refused("/text_config/quantization_config", {{"bits", 4}}, code,
+                 "text_config: quantization_config: quantized");
+  expect_refused("/text_config/rope_parameters/mrope_interleaved", true, code, "in a row");
+  expect_refused("/text_config/rope_parameters/partial_rotary_factor", 0.5, code,
+                 "partial_rotary_factor is not 1");
+  expect_refused("/vision_config/rope_parameters/rope_type", "dynamic", code,
+                 "vision_config: rope_parameters have rope_type \"dynamic\"");
+  expect_refused("/vision_config/rope_parameters/rope_theta", 500.0, code, "rope_theta 500");
   expect_refused("/text_config/rope_parameters/rope_type", "yarn", code, "rope_type is \"yarn\"");
   expect_refused("/text_config/use_sliding_window", true, code, "use_sliding_window");
   expect_refused("/vision_config/hidden_act", "relu", code, "there are gelu");

@@ -3,6 +3,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -68,6 +71,37 @@ TEST_F(QwenVlRun, kept_media_give_the_same_answers) {
   const ProgramResult again = run("qwen2_5_vl", keep);
   EXPECT_NE(again.err.find("tokens from the store"), std::string::npos) << again.err;
   EXPECT_EQ(texts(again), without);
+}
+
+// 60 frames and 240: a third of what is added would be more than memory may grow by, whether the
+// video is asked about once or several times. Holes in a file are black pixels.
+TEST_F(QwenVlRun, memory_does_not_grow_with_the_length_of_a_video) {
+  constexpr uint64_t kFrameBytes = 320 * 480 * 3;
+  const auto peak_bytes = [&](int frames, const Words& more) {
+    const std::string path = folder_ / (std::to_string(frames) + ".npy");
+    std::string header = "{'descr': '|u1', 'fortran_order': False, 'shape': (" +
+                         std::to_string(frames) + ", 320, 480, 3), }";
+    header.resize(118, ' ');
+    std::ofstream(path, std::ios::binary)
+        << std::string("\x93NUMPY\x01") + '\0' + 'v' + '\0' + header;
+    std::filesystem::resize_file(path, 128 + static_cast<uint64_t>(frames) * kFrameBytes);
+    Words words = {
+        "run",         "--model", kGolden + "qwen2_5_vl", "--threads", "2",       "--prompt",
+        "What is it?", "--json",  "--max-tokens",         "2",         "--video", path};
+    words.insert(words.end(), more.begin(), more.end());
+    // A sanitizer that keeps what is freed would show that.
+    const ProgramResult result =
+        Program(VKV_PROGRAM, words, {"ASAN_OPTIONS=quarantine_size_mb=1"}).wait();
+    EXPECT_EQ(result.exit_status, 0) << result.err;
+    EXPECT_EQ(visual_tokens(result), frames / 2 * 15);
+    return result.peak_bytes;
+  };
+  for (const Words& more : {Words(), Words{"--prompt", "Why?"}}) {
+    const uint64_t shorter = peak_bytes(60, more), longer = peak_bytes(240, more);
+    std::printf("peak memory %llu and %llu MiB\n", static_cast<unsigned long long>(shorter >> 20),
+                static_cast<unsigned long long>(longer >> 20));
+    EXPECT_LT(longer, shorter + 180 * kFrameBytes / 3);
+  }
 }
 
 TEST_F(QwenVlRun, what_cannot_be_is_one_line) {

@@ -100,6 +100,38 @@ TEST_P(qwen_vl, visual_tokens_equal_those_of_transformers) {
   }
 }
 
+// Of a video that goes through the tower in several passes.
+TEST_P(qwen_vl, a_video_in_pieces_has_the_bits_of_the_whole) {
+  const auto processor = MediaProcessor::load(folder());
+  const Image picture = load_image(kQwenVl + "wide.npy").value();
+  Video video;
+  for (size_t i = 0; i < 151; ++i) {
+    Image frame = picture;
+    for (size_t at = i; at < frame.rgb.size(); at += 7) frame.rgb[at] ^= 0x55;
+    video.frames.push_back(frame);
+  }
+  const auto whole = processor.value().video(video).value();
+  const VisualShape& shape = whole[0].shape;
+  const int64_t pass_steps = model_->steps_per_pass(shape);
+  ASSERT_EQ(shape.steps, 76);
+  ASSERT_GT(shape.steps, 2 * pass_steps);
+  const auto expected = model_->encode_images(whole, {});
+  ASSERT_TRUE(expected.ok()) << expected.status().message();
+  for (const int64_t steps : {pass_steps, 2 * pass_steps}) {
+    std::vector<float> rows;
+    const auto piece_frames = static_cast<size_t>(steps * processor.value().frames_per_step());
+    for (size_t first = 0; first < video.frames.size(); first += piece_frames) {
+      const auto frames = std::span<const Image>(video.frames).subspan(first);
+      const auto piece =
+          processor.value().frames(frames.first(std::min(piece_frames, frames.size())));
+      const auto encoded = model_->encode_images(piece.value(), {});
+      ASSERT_TRUE(encoded.ok()) << encoded.status().message();
+      rows.insert(rows.end(), encoded.value().begin(), encoded.value().end());
+    }
+    EXPECT_EQ(rows, expected.value()) << steps;
+  }
+}
+
 // The media are one window, and what is behind them another, or a step each token.
 TEST_P(qwen_vl, logits_equal_those_of_transformers) {
   PlainCache cache(model_->kv_shape(), PlainCache::Values::kAsGiven);

@@ -34,6 +34,8 @@ class CpuModel : public ModelBackend {
     return (vision_ ? vision_->bytes() : 0) + decoder_->bytes();
   }
 
+  int64_t vision_pass_rows() const override { return kVisionPassRows; }
+
   Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                            const Watch& watch) override {
     return arena_.execute([&] { return vision_->encode(images, watch); });

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tools/mllm/family.h"
+#include "tools/mllm/vision_step.h"
 
 namespace vkv {
 namespace {
@@ -27,6 +28,24 @@ void check_extents(ConfigFields& fields, const VisionConfig& vision) {
       fields.fail(
           Code::kInvalidArgument,
           fmt::format("fullatt_block_indexes has {}, there are {} layers", layer, vision.layers));
+}
+
+// Of the tower: transformers 5 writes it out, published files leave it to the code.
+void check_rope(ConfigFields& fields) {
+  const Json* const rope = fields.find("rope_parameters");
+  if (rope == nullptr) return;
+  if (!rope->is_object())
+    return fields.fail(Code::kInvalidArgument, "rope_parameters is not an object");
+  ConfigFields rope_fields(*rope, "rope_parameters");
+  const std::string type = rope_fields.text("rope_type", "axial");
+  const double theta = rope_fields.positive("rope_theta", kQwenVisionTheta);
+  if (!rope_fields.status().ok())
+    return fields.fail(rope_fields.status().code(), rope_fields.status().message());
+  if ((type != "axial" && type != "default") || theta != kQwenVisionTheta)
+    fields.fail(Code::kUnsupported,
+                fmt::format("rope_parameters have rope_type \"{}\" and rope_theta {}; there is "
+                            "\"axial\" with {}",
+                            type, theta, kQwenVisionTheta));
 }
 
 Result<VisionConfig> read_vision(const Json& object, VisionKind kind, int text_hidden,
@@ -61,6 +80,7 @@ Result<VisionConfig> read_vision(const Json& object, VisionKind kind, int text_h
     vision.positions_per_second = fields.integer("tokens_per_second", 4, 1, 1000);
   }
   check_extents(fields, vision);
+  check_rope(fields);
   if (!fields.status().ok()) return fields.status();
   return vision;
 }

@@ -32,6 +32,8 @@ void read_rope_section(ConfigFields& fields, TextConfig& text) {
 // RoPE: rope_parameters (transformers 5) or rope_theta and rope_scaling (before).
 void read_rope(ConfigFields& fields, TextConfig& text) {
   text.rope_theta = fields.positive("rope_theta", text.rope_theta);
+  if (fields.positive("partial_rotary_factor", 1.0) != 1.0)
+    fields.fail(Code::kUnsupported, "partial_rotary_factor is not 1: all channels turn");
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     const Json* const rope = fields.find(key);
     if (rope == nullptr) continue;
@@ -47,6 +49,10 @@ void read_rope(ConfigFields& fields, TextConfig& text) {
                                    "its mrope_section",
                                    type));
     text.rope_theta = rope_fields.positive("rope_theta", text.rope_theta);
+    if (rope_fields.positive("partial_rotary_factor", 1.0) != 1.0)
+      rope_fields.fail(Code::kUnsupported, "partial_rotary_factor is not 1: all channels turn");
+    if (rope_fields.flag("mrope_interleaved", false))
+      rope_fields.fail(Code::kUnsupported, "mrope_interleaved is true; sections stand in a row");
     read_rope_section(rope_fields, text);
     if (!rope_fields.status().ok())
       fields.fail(rope_fields.status().code(), rope_fields.status().message());

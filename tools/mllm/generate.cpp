@@ -4,46 +4,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <utility>
 
 namespace vkv {
-namespace {
-
-// A sequence that is erased when it goes out of scope, unless it was kept.
-class SequenceOwner {
- public:
-  SequenceOwner(Cache* cache, SequenceId sequence) : cache_(cache), sequence_(sequence) {}
-  SequenceOwner(const SequenceOwner&) = delete;
-  SequenceOwner& operator=(const SequenceOwner&) = delete;
-  // The answer's own error is the one to report, so that of erase is passed over.
-  ~SequenceOwner() {
-    if (cache_ != nullptr) (void)cache_->erase(sequence_);
-  }
-
-  SequenceId id() const { return sequence_; }
-  SequenceId keep() {
-    cache_ = nullptr;
-    return sequence_;
-  }
-  Status erase() { return std::exchange(cache_, nullptr)->erase(sequence_); }
-
- private:
-  Cache* cache_;
-  SequenceId sequence_;
-};
-
-std::array<uint64_t, kRoleCount> count_roles(std::span<const Role> roles) {
-  std::array<uint64_t, kRoleCount> counts{};
-  for (const Role role : roles) ++counts[static_cast<size_t>(role)];
-  return counts;
-}
-
-}  // namespace
-
-std::string_view name(FinishReason reason) {
-  return reason == FinishReason::kEos ? "eos" : "length";
-}
-
 Generator::Generator(Model* model, const Tokenizer* tokenizer, Cache* cache,
                      const GeneratorOptions& options, Prompt prompt)
     : model_(model),
@@ -99,53 +62,26 @@ Status Generator::check_length(int64_t end, int64_t tokens) const {
                   tokens, positions_max, each > 0 ? fmt::format(" ({} tokens each)", each) : "")};
 }
 
-Result<std::vector<float>> Generator::prefill(const Place& place, const PromptTokens& prompt,
-                                              std::span<const float> visual, const Watch& watch) {
-  const auto token_count = prompt.tokens.size();
-  const auto layers = static_cast<uint64_t>(model_->config().text.layers);
-  const auto hidden = static_cast<size_t>(model_->config().text.hidden);
-  const std::span<const int32_t> tokens = prompt.tokens;
-  const std::span<const Role> roles = prompt.roles;
-  const std::span<const RopePosition> rope = prompt.rope;
-  std::vector<float> logits;
-  for (size_t first = 0; first < token_count;) {
-    const size_t count =
-        std::min(token_count - first, static_cast<size_t>(options_.window_tokens_max));
-    const auto visual_count = static_cast<size_t>(
-        std::count_if(tokens.begin() + static_cast<int64_t>(first),
-                      tokens.begin() + static_cast<int64_t>(first + count),
-                      [&](int32_t token) { return model_->config().is_visual(token); }));
-    const Watch window_watch = {
-        .progress = [&](uint64_t done,
-                        uint64_t) { watch.report(first * layers + done, token_count * layers); },
-        .cancel = watch.cancel};
-    VKV_TRY_ASSIGN(result,
-                   model_->forward(*cache_,
-                                   {.sequence = place.sequence,
-                                    .position = place.position + static_cast<int64_t>(first),
-                                    .tokens = tokens.subspan(first, count),
-                                    .roles = roles.subspan(first, count),
-                                    .rope = rope.empty() ? rope : rope.subspan(first, count),
-                                    .rope_delta = place.rope_delta,
-                                    .visual = visual.first(visual_count * hidden),
-                                    .logit_count = first + count == token_count ? 1 : 0,
-                                    .ends_window = true},
-                                   window_watch));
-    visual = visual.subspan(visual_count * hidden);
-    first += count;
-    logits = std::move(result);
-  }
-  return logits;
+PromptInProgress Generator::in_progress(SequenceId sequence, SequencePlace place,
+                                        PromptTokens prompt, std::span<const float> visual,
+                                        int logit_count) {
+  return {&model_->config(), SequenceOwner(cache_, sequence), place, std::move(prompt), visual,
+          logit_count,       options_.window_tokens_max};
 }
 
-Result<Answer> Generator::answer(const Question& question, const Media& media) {
-  const Stopwatch since_call;
+Result<AnswerInProgress> Generator::begin(const Question& question, const Media& media) {
+  return begin(question, media.shapes, media.embeddings);
+}
+
+Result<AnswerInProgress> Generator::begin(const Question& question,
+                                          std::span<const VisualShape> shapes,
+                                          std::span<const float> visual) {
   VKV_TRY(validate(question.sampling));
-  const bool with_media = !media.shapes.empty();
+  const bool with_media = !shapes.empty();
   VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
   PromptTokens prompt;
   if (with_media) {
-    VKV_TRY_ASSIGN(head, prompt_.media(media.shapes));
+    VKV_TRY_ASSIGN(head, prompt_.media(shapes));
     prompt = std::move(head);
   }
   prompt.tokens.insert(prompt.tokens.end(), tail.tokens.begin(), tail.tokens.end());
@@ -159,30 +95,99 @@ Result<Answer> Generator::answer(const Question& question, const Media& media) {
   VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
 
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
-  SequenceOwner owner(cache_, sequence);
-  VKV_TRY_ASSIGN(logits, prefill({.sequence = sequence}, prompt, media.embeddings, question.watch));
-  const Place end = {sequence, prompt_tokens, prompt.rope_delta};
-  VKV_TRY_ASSIGN(answer, decode(end, std::move(logits), question, since_call));
-  answer.prompt_tokens = count_roles(prompt.roles);
-  VKV_TRY(owner.erase());
-  return std::move(answer);
+  const SequencePlace start = {.position = 0, .rope_delta = prompt.rope_delta};
+  return AnswerInProgress(&model_->config(), tokenizer_,
+                          in_progress(sequence, start, std::move(prompt), visual, 1),
+                          question.sampling);
+}
+
+Result<AnswerInProgress> Generator::begin(const Question& question, const MediaPrefix& prefix) {
+  VKV_TRY(validate(question.sampling));
+  VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
+  const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
+  VKV_TRY(check_length(prompt_tokens + prefix.rope_delta, prompt_tokens));
+
+  VKV_TRY_ASSIGN(sequence, cache_->fork(prefix.sequence));
+  const SequencePlace start = {.position = prefix.token_count, .rope_delta = prefix.rope_delta};
+  return AnswerInProgress(&model_->config(), tokenizer_,
+                          in_progress(sequence, start, std::move(prompt), {}, 1),
+                          question.sampling);
+}
+
+Result<PromptInProgress> Generator::begin_ingest(const Media& media) {
+  return begin_ingest(media.shapes, media.embeddings);
+}
+
+Result<PromptInProgress> Generator::begin_ingest(std::span<const VisualShape> shapes,
+                                                 std::span<const float> visual) {
+  if (shapes.empty())
+    return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
+  VKV_TRY_ASSIGN(prompt, prompt_.media(shapes));
+  const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
+  VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
+  VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
+  const SequencePlace start = {.position = 0, .rope_delta = prompt.rope_delta};
+  return in_progress(sequence, start, std::move(prompt), visual, 0);
+}
+
+MediaPrefix Generator::finish_ingest(PromptInProgress ingested) {
+  return {.sequence = ingested.release_sequence(),
+          .token_count = static_cast<int64_t>(ingested.token_count()),
+          .rope_delta = ingested.end().rope_delta,
+          .role_tokens = count_roles(ingested.roles())};
+}
+
+Result<std::vector<float>> Generator::forward(PromptInProgress& prompt, EncodedRows* rows,
+                                              const Watch& watch) {
+  // A visual row counts as much as its token does in as many layers as the tower has, which is
+  // about what it costs; what is reported is scaled to tokens x layers.
+  const ModelConfig& config = model_->config();
+  const auto layers = static_cast<uint64_t>(config.text.layers);
+  const auto row_work = static_cast<uint64_t>(config.vision.layers);
+  const uint64_t total = prompt.token_count() * layers;
+  const auto row_count = static_cast<uint64_t>(rows != nullptr ? rows->row_count() : 0);
+  const auto reporting = [&](uint64_t rows_done, uint64_t tokens_in_layers) {
+    const uint64_t done = prompt.tokens_done() * layers + tokens_in_layers + rows_done * row_work;
+    watch.report(done * total / (total + row_count * row_work), total);
+  };
+  if (rows != nullptr) {
+    const auto taken = static_cast<uint64_t>(rows->rows_taken());
+    const auto count = static_cast<uint64_t>(prompt.visual_count());
+    const Watch encoding = {
+        .progress = [&](uint64_t done,
+                        uint64_t of_call) { reporting(taken + count * done / of_call, 0); },
+        .cancel = watch.cancel};
+    VKV_TRY_ASSIGN(visual, rows->take(prompt.visual_count(), encoding));
+    prompt.set_visual(visual);
+  }
+  const auto rows_done = static_cast<uint64_t>(rows != nullptr ? rows->rows_taken() : 0);
+  const Watch window = {.progress = [&](uint64_t done, uint64_t) { reporting(rows_done, done); },
+                        .cancel = watch.cancel};
+  return model_->forward(*cache_, prompt.next(), window);
 }
 
 Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
   const Stopwatch since_call;
-  if (media.shapes.empty())
-    return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
-  VKV_TRY_ASSIGN(prompt, prompt_.media(media.shapes));
-  const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
-  VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
-  VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
-  SequenceOwner owner(cache_, sequence);
-  VKV_TRY(prefill({.sequence = sequence}, prompt, media.embeddings, watch).status());
-  return MediaPrefix{.sequence = owner.keep(),
-                     .token_count = prompt_tokens,
-                     .rope_delta = prompt.rope_delta,
-                     .role_tokens = count_roles(prompt.roles),
-                     .prefill_seconds = since_call.seconds()};
+  VKV_TRY_ASSIGN(prompt, begin_ingest(media));
+  return run(std::move(prompt), nullptr, watch, since_call);
+}
+
+Result<MediaPrefix> Generator::ingest(MediaSource& source, const Watch& watch) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(prompt, begin_ingest(source.shapes(), {}));
+  EncodedRows rows(model_, &source);
+  return run(std::move(prompt), &rows, watch, since_call);
+}
+
+Result<MediaPrefix> Generator::run(PromptInProgress prompt, EncodedRows* rows, const Watch& watch,
+                                   const Stopwatch& since_call) {
+  while (!prompt.finished()) {
+    VKV_TRY(forward(prompt, rows, watch).status());
+    prompt.advance();
+  }
+  MediaPrefix prefix = finish_ingest(std::move(prompt));
+  prefix.prefill_seconds = since_call.seconds();
+  return prefix;
 }
 
 Status Generator::keep(const MediaPrefix& prefix, const SequenceKey& key) {
@@ -198,77 +203,62 @@ Result<MediaPrefix> Generator::resume(std::span<const VisualShape> shapes, const
   if (stats.token_count != prompt.tokens.size())
     return Status(Code::kDataLoss, fmt::format("the store has {} tokens of these media, not {}",
                                                stats.token_count, prompt.tokens.size()));
-  return MediaPrefix{.sequence = owner.keep(),
+  return MediaPrefix{.sequence = owner.release(),
                      .token_count = static_cast<int64_t>(prompt.tokens.size()),
                      .rope_delta = prompt.rope_delta,
                      .role_tokens = count_roles(prompt.roles),
                      .prefill_seconds = since_call.seconds()};
 }
 
+Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(prefix.sequence); }
+
+Result<Answer> Generator::answer(const Question& question, const Media& media) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(answer, begin(question, media));
+  return run(std::move(answer), nullptr, question, since_call);
+}
+
+Result<Answer> Generator::answer(const Question& question, MediaSource& source) {
+  const Stopwatch since_call;
+  VKV_TRY_ASSIGN(answer, begin(question, source.shapes(), {}));
+  EncodedRows rows(model_, &source);
+  return run(std::move(answer), &rows, question, since_call);
+}
+
 Result<Answer> Generator::answer(const Question& question, const MediaPrefix& prefix) {
   const Stopwatch since_call;
-  VKV_TRY(validate(question.sampling));
-  VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
-  const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
-  VKV_TRY(check_length(prompt_tokens + prefix.rope_delta, prompt_tokens));
-
-  VKV_TRY_ASSIGN(sequence, cache_->fork(prefix.sequence));
-  SequenceOwner owner(cache_, sequence);
-  Place place = {sequence, prefix.token_count, prefix.rope_delta};
-  VKV_TRY_ASSIGN(logits, prefill(place, prompt, {}, question.watch));
-  place.position = prompt_tokens;
-  VKV_TRY_ASSIGN(answer, decode(place, std::move(logits), question, since_call));
-  answer.prompt_tokens = count_roles(prompt.roles);
+  VKV_TRY_ASSIGN(in_progress, begin(question, prefix));
+  VKV_TRY_ASSIGN(answer, run(std::move(in_progress), nullptr, question, since_call));
   for (size_t role = 0; role < kRoleCount; ++role)
     answer.prompt_tokens[role] += prefix.role_tokens[role];
-  VKV_TRY(owner.erase());
   return std::move(answer);
 }
 
-Status Generator::release(const MediaPrefix& prefix) { return cache_->erase(prefix.sequence); }
-
-Result<Answer> Generator::decode(Place place, std::vector<float> logits, const Question& question,
-                                 const Stopwatch& since_call) {
-  const ModelConfig& config = model_->config();
-  // The last new token needs no position: it is never fed back.
-  const int64_t new_tokens_max = std::min<int64_t>(question.sampling.max_new_tokens,
-                                                   config.text.positions_max - place.rope() + 1);
-  Answer answer{.finish = FinishReason::kLength};
-  Sampler sampler(question.sampling);
-  TextStream stream(tokenizer_);
-  const auto emit = [&](const std::string& piece) {
+Result<Answer> Generator::run(AnswerInProgress in_progress, EncodedRows* rows,
+                              const Question& question, const Stopwatch& since_call) {
+  Answer answer;
+  double first_token_seconds = 0;
+  while (!in_progress.finished()) {
+    VKV_TRY(question.watch.check());
+    VKV_TRY_ASSIGN(logits, in_progress.reads_prompt()
+                               ? forward(in_progress.prompt(), rows, question.watch)
+                               : model_->forward(*cache_, in_progress.next(),
+                                                 {.cancel = question.watch.cancel}));
+    const std::string piece = in_progress.take(logits);
+    if (first_token_seconds == 0 && in_progress.sampled_count() > 0)
+      first_token_seconds = since_call.seconds();
     answer.text += piece;
     if (question.on_text && !piece.empty()) question.on_text(piece);
-  };
-  int64_t sampled = 0;  // with an end token
-  while (true) {
-    const int32_t token = sampler.next(logits);
-    if (sampled++ == 0) answer.ttft_seconds = since_call.seconds();
-    if (std::find(config.eos_tokens.begin(), config.eos_tokens.end(), token) !=
-        config.eos_tokens.end()) {
-      answer.finish = FinishReason::kEos;
-      break;
-    }
-    answer.tokens.push_back(token);
-    emit(stream.push(token));
-    if (sampled == new_tokens_max) break;
-
-    VKV_TRY(question.watch.check());
-    const Role role = tokenizer_->is_special(token) ? Role::kControl : Role::kText;
-    VKV_TRY_ASSIGN(next, model_->forward(*cache_,
-                                         {.sequence = place.sequence,
-                                          .position = place.position++,
-                                          .tokens = {&token, 1},
-                                          .roles = {&role, 1},
-                                          .rope_delta = place.rope_delta},
-                                         {.cancel = question.watch.cancel}));
-    logits = std::move(next);
   }
-  emit(stream.finish());
-  if (sampled > 1)
-    answer.tpot_seconds =
-        (since_call.seconds() - answer.ttft_seconds) / static_cast<double>(sampled - 1);
-  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(place.sequence));
+  if (rows != nullptr) answer.media_seconds = rows->seconds();
+  answer.ttft_seconds = first_token_seconds - answer.media_seconds;
+  answer.tokens = in_progress.tokens();
+  answer.finish = in_progress.finish_reason();
+  answer.prompt_tokens = count_roles(in_progress.prompt().roles());
+  if (in_progress.sampled_count() > 1)
+    answer.tpot_seconds = (since_call.seconds() - first_token_seconds) /
+                          static_cast<double>(in_progress.sampled_count() - 1);
+  VKV_TRY_ASSIGN(stats, cache_->sequence_stats(in_progress.sequence()));
   answer.stats = stats;
   return answer;
 }

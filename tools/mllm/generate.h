@@ -1,12 +1,17 @@
 // generate.h: questions about pictures and video in, answers out: start here.
 // SPDX-License-Identifier: Apache-2.0
 //
-//   Media media = generator.encode_media(pixels)        vision tower, once
-//   generator.answer(question, media)                   one question: media and question are one
+//   generator.answer(question, source)                  one question: media and question are one
 //                                                       prefill window, so the cache keeps best
 //                                                       what the question looks at
-//   MediaPrefix prefix = generator.ingest(media)        several questions: KV of the media once,
+//   MediaPrefix prefix = generator.ingest(source)       several questions: KV of the media once,
 //   generator.answer(question, prefix), ...             and a fork of it for each question
+//
+// A source gives its media piece by piece. What is more than a window is decoded, encoded and
+// prefilled window by window, so that only KV grows with the length of a video. Media that
+// encode_media() made at once may stand for a source, in several calls.
+//
+// begin() and begin_ingest() give the same in steps, for who runs many at once.
 #pragma once
 
 #include <array>
@@ -19,15 +24,15 @@
 #include <vector>
 
 #include "runtime/base/stopwatch.h"
+#include "tools/mllm/answer_in_progress.h"
+#include "tools/mllm/encoded_rows.h"
+#include "tools/mllm/media_source.h"
 #include "tools/mllm/model.h"
 #include "tools/mllm/prompt.h"
 #include "tools/mllm/sampler.h"
 #include "tools/mllm/tokenizer.h"
 
 namespace vkv {
-
-enum class FinishReason : uint8_t { kEos, kLength };
-std::string_view name(FinishReason reason);  // "eos", "length"
 
 // Pictures and videos after the vision tower.
 struct Media {
@@ -42,7 +47,7 @@ struct MediaPrefix {
   int64_t token_count = 0;
   int64_t rope_delta = 0;  // of what follows; see ForwardRequest
   std::array<uint64_t, kRoleCount> role_tokens{};
-  double prefill_seconds = 0;
+  double prefill_seconds = 0;  // with decoding and encoding what a source gave
 };
 
 struct Question {
@@ -50,7 +55,9 @@ struct Question {
   Sampling sampling;
   // Gets the answer as it grows: whole UTF-8 characters, in order. May be empty.
   std::function<void(std::string_view piece)> on_text;
-  Watch watch;  // progress counts prompt tokens x layers, so it is full when the first token comes
+  // Progress counts prompt tokens x layers, so it is full when the first token comes; encoding a
+  // source's pieces has a share of it.
+  Watch watch;
 };
 
 struct Answer {
@@ -58,7 +65,9 @@ struct Answer {
   std::vector<int32_t> tokens;                       // without the end token
   std::array<uint64_t, kRoleCount> prompt_tokens{};  // by role, with those of a prefix
   FinishReason finish = FinishReason::kEos;
-  double ttft_seconds = 0;  // from the call to the first token: prefill of all but a prefix
+  double media_seconds = 0;  // waiting for a source's pieces and encoding them
+  // From the call to the first token, less media_seconds: prefill of all but a prefix.
+  double ttft_seconds = 0;
   double tpot_seconds = 0;  // mean of the tokens after the first; 0 if there are none
   SequenceStats stats;      // of the sequence when the answer was complete
 };
@@ -84,10 +93,13 @@ class Generator {
   // range or a prompt longer than the model's positions; kCancelled; those of the cache. Whatever
   // happens, no sequence is left behind.
   Result<Answer> answer(const Question& question, const Media& media);
+  // Reads the source from beginning to end. Errors: also those of EncodedRows.
+  Result<Answer> answer(const Question& question, MediaSource& source);
 
   // Several questions over the same media (at least one image). The prefix stays in the cache
   // until release().
   Result<MediaPrefix> ingest(const Media& media, const Watch& watch);
+  Result<MediaPrefix> ingest(MediaSource& source, const Watch& watch);
   // What ingest() would give, as an earlier process has kept it in the cache's store. The key must
   // name model and media. Errors: those of Cache::save and Cache::restore.
   Status keep(const MediaPrefix& prefix, const SequenceKey& key);
@@ -95,26 +107,35 @@ class Generator {
   Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
   Status release(const MediaPrefix& prefix);
 
+  // The same in steps of the caller's: next() of what they return goes through the model, in the
+  // generator's cache. Media outlive it; the question's on_text and watch are not used. Errors: as
+  // above, before anything is computed.
+  Result<AnswerInProgress> begin(const Question& question, const Media& media);
+  Result<AnswerInProgress> begin(const Question& question, const MediaPrefix& prefix);
+  Result<PromptInProgress> begin_ingest(const Media& media);
+  static MediaPrefix finish_ingest(PromptInProgress ingested);  // which has finished
+
  private:
   Generator(Model* model, const Tokenizer* tokenizer, Cache* cache, const GeneratorOptions& options,
             Prompt prompt);
 
-  // What stands behind a number of tokens; rope_delta as in ForwardRequest.
-  struct Place {
-    SequenceId sequence{};
-    int64_t position = 0;
-    int64_t rope_delta = 0;
-
-    int64_t rope() const { return position + rope_delta; }
-  };
-
   // `end`: one more than the greatest position of the prompt; `tokens`: how many it has.
   Status check_length(int64_t end, int64_t tokens) const;
-  // Prefills tokens from `place` on; returns logits of the last one.
-  Result<std::vector<float>> prefill(const Place& place, const PromptTokens& tokens,
-                                     std::span<const float> visual, const Watch& watch);
-  Result<Answer> decode(Place place, std::vector<float> logits, const Question& question,
-                        const Stopwatch& since_call);
+  PromptInProgress in_progress(SequenceId sequence, SequencePlace place, PromptTokens prompt,
+                               std::span<const float> visual, int logit_count);
+  // `visual`: empty if the rows come later.
+  Result<AnswerInProgress> begin(const Question& question, std::span<const VisualShape> shapes,
+                                 std::span<const float> visual);
+  Result<PromptInProgress> begin_ingest(std::span<const VisualShape> shapes,
+                                        std::span<const float> visual);
+  // Runs a window; `rows`: where its visual rows come from, null if the prompt has them. Progress
+  // as in Question.
+  Result<std::vector<float>> forward(PromptInProgress& prompt, EncodedRows* rows,
+                                     const Watch& watch);
+  Result<MediaPrefix> run(PromptInProgress prompt, EncodedRows* rows, const Watch& watch,
+                          const Stopwatch& since_call);
+  Result<Answer> run(AnswerInProgress answer, EncodedRows* rows, const Question& question,
+                     const Stopwatch& since_call);
 
   Model* model_;
   const Tokenizer* tokenizer_;

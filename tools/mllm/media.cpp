@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "tools/mllm/media_decoder.h"
 #include "tools/mllm/media_limits.h"
@@ -43,7 +44,26 @@ Status check_exists(const std::filesystem::path& path) {
   return {Code::kIo, fmt::format("{}: is not a regular file", path.string())};
 }
 
-Result<Video> load_npy_video(const std::filesystem::path& path, const VideoSampling& sampling) {
+class NpyReader : public VideoReader {
+ public:
+  NpyReader(NpyStack stack, std::vector<int64_t> taken)
+      : VideoReader(static_cast<int64_t>(taken.size()), 0),
+        stack_(std::move(stack)),
+        taken_(std::move(taken)) {}
+
+  Result<Image> next() override {
+    VKV_CHECK(next_ < taken_.size());
+    return stack_.frame(taken_[next_++]);
+  }
+
+ private:
+  const NpyStack stack_;
+  const std::vector<int64_t> taken_;
+  size_t next_ = 0;
+};
+
+Result<std::unique_ptr<VideoReader>> open_npy_video(const std::filesystem::path& path,
+                                                    const VideoSampling& sampling) {
   VKV_TRY_ASSIGN(stack, NpyStack::open(path));
   if (stack.frame_count() == 0) {
     return Status(Code::kInvalidArgument, fmt::format("{}: has zero frames", path.string()));
@@ -57,16 +77,8 @@ Result<Video> load_npy_video(const std::filesystem::path& path, const VideoSampl
   std::vector<double> seconds(static_cast<size_t>(stack.frame_count()));
   for (size_t i = 0; i < seconds.size(); ++i) seconds[i] = static_cast<double>(i);
   VKV_TRY_ASSIGN(indices, select_frames(seconds, sampling));
-  VKV_TRY(check_video_size(path.string(), static_cast<int64_t>(indices.size()), stack.width(),
-                           stack.height()));
-
-  Video video;
-  video.frames.reserve(indices.size());
-  for (const int64_t index : indices) {
-    VKV_TRY_ASSIGN(frame, stack.frame(index));
-    video.frames.push_back(std::move(frame));
-  }
-  return video;
+  return std::unique_ptr<VideoReader>(
+      std::make_unique<NpyReader>(std::move(stack), std::move(indices)));
 }
 
 }  // namespace
@@ -144,10 +156,23 @@ Result<Image> load_image(const std::filesystem::path& path) {
   return stack.frame(0);
 }
 
-Result<Video> load_video(const std::filesystem::path& path, const VideoSampling& sampling) {
+Result<std::unique_ptr<VideoReader>> open_video(const std::filesystem::path& path,
+                                                const VideoSampling& sampling) {
   VKV_TRY(check_sampling(sampling));
   VKV_TRY(check_exists(path));
-  return is_npy(path) ? load_npy_video(path, sampling) : decode_video(path, sampling);
+  return is_npy(path) ? open_npy_video(path, sampling) : open_coded_video(path, sampling);
+}
+
+Result<Video> load_video(const std::filesystem::path& path, const VideoSampling& sampling) {
+  VKV_TRY_ASSIGN(reader, open_video(path, sampling));
+  Video video{.frames = {}, .frames_per_second = reader->frames_per_second()};
+  for (int64_t i = 0; i < reader->frame_count(); ++i) {
+    VKV_TRY_ASSIGN(frame, reader->next());
+    if (i == 0)
+      VKV_TRY(check_video_size(path.string(), reader->frame_count(), frame.width, frame.height));
+    video.frames.push_back(std::move(frame));
+  }
+  return video;
 }
 
 }  // namespace vkv

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <filesystem>
-#include <vector>
+#include <memory>
 
 #include "tools/mllm/image.h"
 #include "tools/mllm/media.h"
@@ -11,8 +11,9 @@
 
 namespace vkv {
 
-// As load_image and load_video, for files that are not .npy.
+// As load_image and open_video, for files that are not .npy.
 Result<Image> decode_image(const std::filesystem::path& path);
-Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling& sampling);
+Result<std::unique_ptr<VideoReader>> open_coded_video(const std::filesystem::path& path,
+                                                      const VideoSampling& sampling);
 
 }  // namespace vkv

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A video is read twice: the first pass only takes the container apart, for the times of all
-// frames; the second decodes, and converts and keeps the frames taken. Files are opened without
+// frames; the second decodes, and converts the frames taken. Files are opened without
 // their name, so that neither it nor a playlist inside can make FFmpeg open anything else.
 extern "C" {
 #include <libavcodec/avcodec.h>
@@ -269,61 +269,70 @@ int quarter_turns_of(const AVStream* stream) {
   return (static_cast<int>(degrees + 360 + 45) / 90) % 4;
 }
 
-// Decodes from the start and keeps the frames whose indices stand in `taken`, ascending.
-class FrameReader {
+// Decodes from the start and gives the frames whose indices stand in `taken`, ascending.
+class CodedReader : public VideoReader {
  public:
-  FrameReader(const std::filesystem::path& path, std::vector<int64_t> taken)
-      : path_(path), taken_(std::move(taken)) {}
+  // `strict`: every error counts. Errors: those of open_source and open_codec.
+  static Result<std::unique_ptr<CodedReader>> open(const std::filesystem::path& path,
+                                                   std::vector<int64_t> taken,
+                                                   double frames_per_second, bool strict) {
+    VKV_TRY_ASSIGN(source, open_source(path));
+    VKV_TRY_ASSIGN(codec, open_codec(path, source, strict));
+    return std::unique_ptr<CodedReader>(new CodedReader(path, std::move(taken), frames_per_second,
+                                                        std::move(source), std::move(codec)));
+  }
 
-  Result<std::vector<Image>> read(bool strict) {
-    VKV_TRY_ASSIGN(source, open_source(path_));
-    VKV_TRY_ASSIGN(codec, open_codec(path_, source, strict));
-    quarter_turns_ = quarter_turns_of(source.stream);
-    const Packet packet(av_packet_alloc());
-    while (!complete()) {
-      VKV_TRY_ASSIGN(more, next_packet(path_, source, packet.get()));
-      const int error = avcodec_send_packet(codec.get(), more ? packet.get() : nullptr);
-      if (error < 0) return damaged(error_text(error));
-      VKV_TRY(drain(codec.get()));
-      if (!more) break;
+  Result<Image> next() override {
+    VKV_CHECK(next_ < taken_.size());
+    while (true) {
+      // 1. Take what the decoder has.
+      const int error = avcodec_receive_frame(codec_.get(), frame_.get());
+      if (error == 0) {
+        VKV_TRY(check_frame());
+        if (index_++ != taken_[next_]) continue;
+        ++next_;
+        return to_image(path_, *frame_, quarter_turns_);
+      }
+      if (error == AVERROR_EOF) return damaged("its frames end early");
+      if (error != AVERROR(EAGAIN)) return damaged(error_text(error));
+
+      // 2. It wants a packet; none is the sign that there are no more.
+      VKV_TRY_ASSIGN(more, next_packet(path_, source_, packet_.get()));
+      const int refused = avcodec_send_packet(codec_.get(), more ? packet_.get() : nullptr);
+      if (refused < 0) return damaged(error_text(refused));
     }
-    if (!complete()) return damaged("its frames end early");
-    return std::move(frames_);
   }
 
  private:
-  bool complete() const { return frames_.size() == taken_.size(); }
+  CodedReader(const std::filesystem::path& path, std::vector<int64_t> taken,
+              double frames_per_second, Source source, Decoder codec)
+      : VideoReader(static_cast<int64_t>(taken.size()), frames_per_second),
+        path_(path),
+        taken_(std::move(taken)),
+        source_(std::move(source)),
+        codec_(std::move(codec)),
+        quarter_turns_(quarter_turns_of(source_.stream)) {}
 
   Status damaged(std::string_view why) const {
     return refuse(Code::kDataLoss, path_,
                   fmt::format("is damaged or truncated after {} good frames: {}", index_, why));
   }
 
-  Status drain(AVCodecContext* codec) {
-    const Frame frame(av_frame_alloc());
-    while (!complete()) {
-      const int error = avcodec_receive_frame(codec, frame.get());
-      if (error == AVERROR(EAGAIN) || error == AVERROR_EOF) return {};
-      if (error < 0) return damaged(error_text(error));
-      if (frame->decode_error_flags != 0 || (frame->flags & AV_FRAME_FLAG_CORRUPT) != 0) {
-        return damaged("a frame is incomplete");
-      }
-      if (index_++ != taken_[frames_.size()]) continue;
-      if (frames_.empty()) {
-        VKV_TRY(check_video_size(path_.string(), static_cast<int64_t>(taken_.size()), frame->width,
-                                 frame->height));
-      }
-      VKV_TRY_ASSIGN(image, to_image(path_, *frame, quarter_turns_));
-      frames_.push_back(std::move(image));
-    }
+  Status check_frame() const {
+    if (frame_->decode_error_flags != 0 || (frame_->flags & AV_FRAME_FLAG_CORRUPT) != 0)
+      return damaged("a frame is incomplete");
     return {};
   }
 
   const std::filesystem::path path_;
   const std::vector<int64_t> taken_;
-  std::vector<Image> frames_;
+  const Source source_;
+  const Decoder codec_;  // freed before the source
+  const Packet packet_{av_packet_alloc()};
+  const Frame frame_{av_frame_alloc()};
+  const int quarter_turns_;
+  size_t next_ = 0;    // of taken_
   int64_t index_ = 0;  // of the next frame to come out of the decoder
-  int quarter_turns_ = 0;
 };
 
 }  // namespace
@@ -337,20 +346,21 @@ Result<Image> decode_image(const std::filesystem::path& path) {
                   fmt::format("has {} frames; an image has one (give it as a video instead)",
                               seconds.size()));
   }
-  VKV_TRY_ASSIGN(frames, FrameReader(path, {0}).read(/*strict=*/true));
-  return std::move(frames[0]);
+  VKV_TRY_ASSIGN(reader, CodedReader::open(path, {0}, 0, /*strict=*/true));
+  return reader->next();
 }
 
-Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling& sampling) {
+Result<std::unique_ptr<VideoReader>> open_coded_video(const std::filesystem::path& path,
+                                                      const VideoSampling& sampling) {
   VKV_TRY_ASSIGN(source, open_source(path));
   VKV_TRY_ASSIGN(seconds, frame_seconds(path, source));
   if (seconds.empty()) return refuse(Code::kInvalidArgument, path, "has zero frames");
   VKV_TRY_ASSIGN(indices, select_frames(seconds, sampling));
   // Every error counts in a single picture. In a video decoders go on after small ones, and say so.
   const double rate = frame_rate(seconds, indices.size());
-  VKV_TRY_ASSIGN(frames,
-                 FrameReader(path, std::move(indices)).read(/*strict=*/seconds.size() == 1));
-  return Video{std::move(frames), rate};
+  VKV_TRY_ASSIGN(reader,
+                 CodedReader::open(path, std::move(indices), rate, /*strict=*/seconds.size() == 1));
+  return std::unique_ptr<VideoReader>(std::move(reader));
 }
 
 std::string_view media_decoder_name() {

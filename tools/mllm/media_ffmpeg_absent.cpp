@@ -19,7 +19,8 @@ Status absent(const std::filesystem::path& path) {
 
 Result<Image> decode_image(const std::filesystem::path& path) { return absent(path); }
 
-Result<Video> decode_video(const std::filesystem::path& path, const VideoSampling&) {
+Result<std::unique_ptr<VideoReader>> open_coded_video(const std::filesystem::path& path,
+                                                      const VideoSampling&) {
   return absent(path);
 }
 

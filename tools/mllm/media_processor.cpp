@@ -41,20 +41,37 @@ Result<VisualInput> MediaProcessor::picture(const Image& image) const {
   return VisualInput{.values = std::move(values), .shape = {}};
 }
 
-Result<std::vector<VisualInput>> MediaProcessor::video(const Video& video) const {
+Result<std::vector<VisualShape>> MediaProcessor::video_shapes(const Image& frame,
+                                                              int64_t frame_count,
+                                                              double frames_per_second) const {
+  if (!videos_) return std::vector<VisualShape>(static_cast<size_t>(frame_count));
+  VKV_TRY_ASSIGN(shape, videos_->shape(frame, frame_count));
+  const double rate = frames_per_second > 0 ? frames_per_second : kFramesPerSecond;
+  shape.step_seconds = videos_->temporal_patch() / rate;
+  return std::vector<VisualShape>{shape};
+}
+
+Result<std::vector<VisualInput>> MediaProcessor::frames(std::span<const Image> frames) const {
   std::vector<VisualInput> inputs;
-  if (!videos_) {
-    for (const Image& frame : video.frames) {
-      VKV_TRY_ASSIGN(input, picture(frame));
-      inputs.push_back(std::move(input));
-    }
+  if (videos_) {
+    VKV_TRY_ASSIGN(input, videos_->process(frames));
+    inputs.push_back(std::move(input));
     return inputs;
   }
-  VKV_TRY_ASSIGN(input, videos_->process(video.frames));
-  const double rate = video.frames_per_second > 0 ? video.frames_per_second : kFramesPerSecond;
-  input.shape.step_seconds = videos_->temporal_patch() / rate;
-  inputs.push_back(std::move(input));
+  for (const Image& frame : frames) {
+    VKV_TRY_ASSIGN(input, picture(frame));
+    inputs.push_back(std::move(input));
+  }
   return inputs;
+}
+
+Result<std::vector<VisualInput>> MediaProcessor::video(const Video& video) const {
+  VKV_TRY_ASSIGN(inputs, frames(video.frames));
+  if (inputs.empty()) return std::move(inputs);
+  VKV_TRY_ASSIGN(shapes, video_shapes(video.frames[0], static_cast<int64_t>(video.frames.size()),
+                                      video.frames_per_second));
+  for (size_t i = 0; i < inputs.size(); ++i) inputs[i].shape = shapes[i];
+  return std::move(inputs);
 }
 
 }  // namespace vkv

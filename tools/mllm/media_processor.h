@@ -25,6 +25,14 @@ class MediaProcessor {
   // Frames that go through the tower as pictures are one each, others one together.
   Result<std::vector<VisualInput>> video(const Video& video) const;
 
+  // The same in pieces: what a video of so many frames of this one's size becomes, and what some of
+  // its frames do: as many as a step has, or a multiple; the last ones may be fewer.
+  // frames_per_second: 0 if it is not known.
+  Result<std::vector<VisualShape>> video_shapes(const Image& frame, int64_t frame_count,
+                                                double frames_per_second) const;
+  Result<std::vector<VisualInput>> frames(std::span<const Image> frames) const;
+  int frames_per_step() const { return videos_ ? videos_->temporal_patch() : 1; }
+
   // See QwenProcessor::limit_tokens. Errors: kUnsupported where pictures have one size.
   Status limit_tokens(int64_t tokens);
 

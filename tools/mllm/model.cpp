@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/mllm/model.h"
 
+#include <algorithm>
+
 #include "tools/mllm/checkpoint.h"
 #include "tools/mllm/model_backend.h"
 
@@ -30,6 +32,13 @@ Result<std::vector<float>> Model::encode_images(std::span<const VisualInput> ima
                   "the model reads text alone: ask it without pictures and videos");
   VKV_TRY(validate_images(images, config_.vision));
   return backend_->encode_images(images, watch);
+}
+
+int64_t Model::steps_per_pass(const VisualShape& shape) const {
+  const VisionConfig& vision = config_.vision;
+  const int64_t rows =
+      vision.is_qwen() ? int64_t{shape.height} * shape.width : int64_t{vision.positions()};
+  return std::max<int64_t>(1, backend_->vision_pass_rows() / rows);
 }
 
 Result<std::vector<float>> Model::forward(Cache& cache, const ForwardRequest& request,

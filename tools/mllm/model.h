@@ -52,6 +52,11 @@ class Model {
   // no vision (config().has_vision()); kCancelled.
   Result<std::vector<float>> encode_images(std::span<const VisualInput> images, const Watch& watch);
 
+  // How many steps of a picture or video of this shape go through the vision tower at once, or how
+  // many pictures where they have one size; at least 1. A video that is encoded in pieces of as
+  // many steps, or of a multiple, gives the bits that it gives as a whole. Of a model with vision.
+  int64_t steps_per_pass(const VisualShape& shape) const;
+
   // Runs the decoder over the tokens and leaves their K and V in the cache, whose options have
   // kv_shape() and element(). Returns [logit_count, vocabulary].
   // Errors: kInvalidArgument, kCancelled, and those of the cache. After an error in mid-flight the

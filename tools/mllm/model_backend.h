@@ -24,6 +24,9 @@ class ModelBackend {
   virtual void* cuda_stream() const = 0;
   virtual uint64_t weight_bytes() const = 0;
 
+  // Patches that go through the vision tower at once, unless one step has more.
+  virtual int64_t vision_pass_rows() const = 0;
+
   // At least one image, and only if the checkpoint has vision.
   virtual Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                                    const Watch& watch) = 0;

@@ -33,6 +33,22 @@ Result<const Family*> find_family(const Json& root, const std::string& path) {
                             architectures == nullptr ? "" : architectures->dump(), known));
 }
 
+// Errors: kUnsupported, naming the method.
+Status refuse_quantized(const Json& object, const std::string& where) {
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const auto found = object.find(key);
+    if (found == object.end() || found->is_null()) continue;
+    const std::string method = found->is_object() && found->contains("quant_method")
+                                   ? (*found)["quant_method"].dump()
+                                   : "";
+    return {Code::kUnsupported,
+            fmt::format("{}: {}{}: quantized weights are not read; give an F32, F16 or BF16 "
+                        "checkpoint",
+                        where, key, method.empty() ? "" : " of " + method)};
+  }
+  return {};
+}
+
 Status read_generation_config(const std::string& folder, std::vector<int32_t>& eos_tokens) {
   const std::string path = folder + "/generation_config.json";
   auto text = read_text_file(path, kConfigBytesMax);
@@ -58,10 +74,10 @@ Result<ModelConfig> load_model_config(const std::string& folder) {
   VKV_TRY_ASSIGN(json, parse_json(file_text.value(), path));
   if (!json.is_object()) return Status(Code::kDataLoss, path + ": not a JSON object");
   VKV_TRY_ASSIGN(family, find_family(json, path));
-  for (const char* key : {"quantization_config", "compression_config"})
-    if (const auto found = json.find(key); found != json.end() && !found->is_null())
-      return Status(Code::kUnsupported,
-                    path + ": quantized weights are not read; give an F32, F16 or BF16 checkpoint");
+  VKV_TRY(refuse_quantized(json, path));
+  for (const char* part : {"text_config", "vision_config"})
+    if (const auto found = json.find(part); found != json.end() && found->is_object())
+      VKV_TRY(refuse_quantized(*found, path + ": " + part));
   VKV_TRY_ASSIGN(config, family->read(json, path));
   VKV_TRY(read_generation_config(folder, config.eos_tokens));
   return std::move(config);

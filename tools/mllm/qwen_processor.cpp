@@ -126,11 +126,10 @@ void QwenProcessor::append_step(std::span<const Image* const> frames,
         for (int x = 0; x < merge; ++x) append_patch(top + y * edge, left + x * edge);
 }
 
-Result<VisualInput> QwenProcessor::process(std::span<const Image> frames) const {
-  if (frames.empty()) return Status(Code::kInvalidArgument, "the video has no frames");
-  const Image& first = frames[0];
-  VKV_TRY(check_image_size("the picture", first.width, first.height));
-  PixelSize size = {first.height, first.width};
+Result<VisualShape> QwenProcessor::shape(const Image& frame, int64_t frame_count) const {
+  if (frame_count < 1) return Status(Code::kInvalidArgument, "the video has no frames");
+  VKV_TRY(check_image_size("the picture", frame.width, frame.height));
+  PixelSize size = {frame.height, frame.width};
   const int factor = patch_edge_ * merge_edge_;
   if (do_resize_) {
     VKV_TRY_ASSIGN(resized, smart_resize(size, factor, pixels_min_, pixels_max_));
@@ -142,29 +141,34 @@ Result<VisualInput> QwenProcessor::process(std::span<const Image> frames) const 
                   fmt::format("the picture has {} x {} pixels, and is not resized; it must have "
                               "multiples of {}",
                               size.width, size.height, factor));
+  return VisualShape{
+      .is_video = of_ == SettingsOf::kVideos,
+      .steps = static_cast<int>((frame_count + temporal_patch_ - 1) / temporal_patch_),
+      .height = static_cast<int>(size.height / patch_edge_),
+      .width = static_cast<int>(size.width / patch_edge_)};
+}
 
-  VisualInput input;
-  input.shape = {.is_video = of_ == SettingsOf::kVideos,
-                 .steps = 0,
-                 .height = static_cast<int>(size.height / patch_edge_),
-                 .width = static_cast<int>(size.width / patch_edge_)};
+Result<VisualInput> QwenProcessor::process(std::span<const Image> frames) const {
+  if (frames.empty()) return Status(Code::kInvalidArgument, "the video has no frames");
+  const Image& first = frames[0];
+  VKV_TRY_ASSIGN(shape, this->shape(first, static_cast<int64_t>(frames.size())));
+  const int height = shape.height * patch_edge_, width = shape.width * patch_edge_;
+  VisualInput input{.values = {}, .shape = shape};
   const auto per_step = static_cast<size_t>(temporal_patch_);
-  const size_t step_count = (frames.size() + per_step - 1) / per_step;
-  input.values.reserve(step_count * per_step * static_cast<size_t>(3 * size.height * size.width));
+  input.values.reserve(static_cast<size_t>(shape.steps) * per_step * 3 *
+                       static_cast<size_t>(height) * static_cast<size_t>(width));
   for (size_t begin = 0; begin < frames.size(); begin += per_step) {
     std::vector<Image> resized;
     for (size_t i = begin; i < std::min(frames.size(), begin + per_step); ++i) {
       const Image& frame = frames[i];
       if (frame.width != first.width || frame.height != first.height)
         return Status(Code::kInvalidArgument, "the frames of the video have different sizes");
-      resized.push_back(
-          resize(frame, static_cast<int>(size.width), static_cast<int>(size.height), resample_));
+      resized.push_back(resize(frame, width, height, resample_));
     }
     // A picture is all frames of its one step; so is the last frame of an odd number.
     std::vector<const Image*> step;
     for (size_t i = 0; i < per_step; ++i) step.push_back(&resized[std::min(i, resized.size() - 1)]);
     append_step(step, input.values);
-    ++input.shape.steps;
   }
   return input;
 }

@@ -40,6 +40,9 @@ class QwenProcessor {
   // and for frames of different sizes.
   Result<VisualInput> process(std::span<const Image> frames) const;
 
+  // What process() would give `frame_count` frames of the size of `frame`; the same errors.
+  Result<VisualShape> shape(const Image& frame, int64_t frame_count) const;
+
   // Fewer pixels than the checkpoint has, so that a picture or step becomes at most `tokens`
   // tokens, but for pictures of one token's height or width that are longer. tokens >= 1.
   void limit_tokens(int64_t tokens);

@@ -13,10 +13,6 @@
 namespace vkv {
 namespace {
 
-// Rows of one pass through the tower, and of the MLP at once where a step has more: fills the
-// matrix units, and few enough to stay near the caches.
-constexpr int64_t kPassRows = 2048;
-
 int64_t tokens_of(const VisionStep& step) { return static_cast<int64_t>(step.token_order.size()); }
 
 }  // namespace
@@ -154,8 +150,8 @@ Status QwenVisionTower::run_layer(Layer& layer, const VisionStep& step, bool win
   VKV_TRY(layer.out.run_add(buffers.attended.data(), rows, x));
 
   normalise(layer.norm2, x, rows, normed);
-  for (int64_t first = 0; first < rows; first += kPassRows) {
-    const int64_t count = std::min(kPassRows, rows - first);
+  for (int64_t first = 0; first < rows; first += kVisionPassRows) {
+    const int64_t count = std::min(kVisionPassRows, rows - first);
     const int64_t values = count * vision.intermediate;
     buffers.wide.resize(std::max(buffers.wide.size(), static_cast<size_t>(2 * values)));
     float* const up = buffers.wide.data();
@@ -203,7 +199,7 @@ Result<std::vector<float>> QwenVisionTower::encode(std::span<const VisualInput> 
         image_rope_channels(vision.hidden / vision.heads, kQwenVisionTheta);
     Buffers buffers{.rope = RopeTable(step.positions, channels)};
     const int64_t pass_steps =
-        std::clamp<int64_t>(kPassRows / step.rows(), 1, int64_t{image.shape.steps});
+        std::clamp<int64_t>(kVisionPassRows / step.rows(), 1, int64_t{image.shape.steps});
     const auto values = static_cast<size_t>(pass_steps * step.rows() * vision.hidden);
     for (auto* rows : {&buffers.x, &buffers.normed, &buffers.attended}) rows->resize(values);
     buffers.qkv.resize(3 * values);

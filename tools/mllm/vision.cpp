@@ -11,14 +11,6 @@
 #include "tools/mllm/vision_attention.h"
 
 namespace vkv {
-namespace {
-
-// Rows of one pass through the tower: enough to fill the matrix units, few enough to stay near the
-// caches (fp32 activations of a 768-wide MLP: 6 MiB).
-constexpr int64_t kPassRows = 2048;
-
-}  // namespace
-
 // Activations of one pass of image_count images; rows are image after image.
 struct VisionTower::Buffers {
   std::vector<float> x;                  // [rows, hidden], the residual stream
@@ -179,7 +171,7 @@ Result<std::vector<float>> VisionTower::encode(std::span<const VisualInput> imag
   std::vector<float> embeddings(images.size() * image_values);
   const int64_t positions = vision.positions();
   const size_t pass_images = std::min<size_t>(
-      images.size(), static_cast<size_t>(std::max<int64_t>(1, kPassRows / positions)));
+      images.size(), static_cast<size_t>(std::max<int64_t>(1, kVisionPassRows / positions)));
   Buffers buffers;
   const size_t stream_values = pass_images * static_cast<size_t>(positions * vision.hidden);
   for (auto* values :

@@ -14,6 +14,11 @@
 
 namespace vkv {
 
+// Rows of one pass through a tower: enough to fill the matrix units, few enough to stay near the
+// caches (fp32 activations of a 768-wide MLP: 6 MiB). Also those of Qwen's MLP at once where a step
+// has more.
+inline constexpr int64_t kVisionPassRows = 2048;
+
 // Not thread-safe; runs on the TBB arena of the caller.
 class VisionEncoder {
  public:

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "tools/mllm/encoded_rows.h"
 #include "tools/vkv/job_media.h"
 
 namespace vkv {
@@ -45,17 +46,17 @@ Result<std::vector<QualityItem>> items_of_job(const Job& job, Model& model,
   VKV_TRY_ASSIGN(prompt, Prompt::make(&tokenizer, options.style, config));
   PromptTokens media;
   auto visual = std::make_shared<std::vector<float>>();
-  int frame_count = 0;
+  int64_t frame_count = 0;
   if (!job.images.empty() || !job.video.empty()) {
     if (processor == nullptr)
       return Status(Code::kUnsupported, "the model has no image processor: it takes text alone");
-    VKV_TRY_ASSIGN(loaded, load_job_media(job, *processor, {.cancel = watch.cancel}));
-    frame_count = loaded.frame_count;
-    VKV_TRY_ASSIGN(embeddings, model.encode_images(loaded.inputs, {.cancel = watch.cancel}));
-    *visual = std::move(embeddings);
-    std::vector<VisualShape> shapes;
-    for (const VisualInput& input : loaded.inputs) shapes.push_back(input.shape);
-    VKV_TRY_ASSIGN(tokens, prompt.media(shapes));
+    const Watch quiet = {.cancel = watch.cancel};
+    VKV_TRY_ASSIGN(source, open_job_media(job, *processor, model, quiet));
+    frame_count = source->frame_count();
+    EncodedRows rows(&model, source.get());
+    VKV_TRY_ASSIGN(embeddings, rows.take(rows.row_count(), quiet));
+    visual->assign(embeddings.begin(), embeddings.end());
+    VKV_TRY_ASSIGN(tokens, prompt.media(source->shapes()));
     media = std::move(tokens);
   }
   const std::string group = media_group(job, frame_count);

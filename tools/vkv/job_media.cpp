@@ -4,17 +4,8 @@
 
 #include <fmt/format.h>
 
-#include <iterator>
-#include <utility>
-
-#include "tools/mllm/media.h"
-
 namespace vkv {
 namespace {
-
-Status with_path(const std::string& path, const Status& status) {
-  return {status.code(), fmt::format("{}: {}", path, status.message())};
-}
 
 Status check_fits(const MediaProcessor& processor, const std::string& folder,
                   const VisionConfig& vision) {
@@ -52,30 +43,21 @@ Result<MediaProcessor> load_media_processor(const std::string& folder, const Mod
   return processor;
 }
 
-Result<JobMedia> load_job_media(const Job& job, const MediaProcessor& processor,
-                                const Watch& watch) {
-  JobMedia media;
-  for (const std::string& path : job.images) {
-    VKV_TRY(watch.check());
-    VKV_TRY_ASSIGN(image, load_image(job.folder / path));
-    Result<VisualInput> input = processor.picture(image);
-    if (!input.ok()) return with_path(path, input.status());
-    media.inputs.push_back(std::move(input.value()));
-    watch.report(static_cast<uint64_t>(++media.frame_count), 0);
-  }
-  if (!job.video.empty()) {
-    VKV_TRY(watch.check());
-    VKV_TRY_ASSIGN(video, load_video(job.folder / job.video, job.video_sampling));
-    media.frame_count += static_cast<int>(video.frames.size());
-    Result<std::vector<VisualInput>> inputs = processor.video(video);
-    if (!inputs.ok()) return with_path(job.video, inputs.status());
-    std::move(inputs.value().begin(), inputs.value().end(), std::back_inserter(media.inputs));
-    watch.report(static_cast<uint64_t>(media.frame_count), 0);
-  }
-  return media;
+MediaFiles job_files(const Job& job) {
+  MediaFiles files{.pictures = {}, .video = {}, .sampling = job.video_sampling};
+  for (const std::string& path : job.images) files.pictures.push_back(job.folder / path);
+  if (!job.video.empty()) files.video = job.folder / job.video;
+  return files;
 }
 
-std::string media_group(const Job& job, int frame_count) {
+Result<std::unique_ptr<FileMedia>> open_job_media(const Job& job, const MediaProcessor& processor,
+                                                  const Model& model, const Watch& watch) {
+  return FileMedia::open(
+      job_files(job), &processor,
+      [&model](const VisualShape& shape) { return model.steps_per_pass(shape); }, watch);
+}
+
+std::string media_group(const Job& job, int64_t frame_count) {
   if (!job.group.empty()) return job.group;
   if (frame_count == 0) return "text";
   if (!job.video.empty()) return fmt::format("video-{}", frame_count);

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <system_error>
+#include <vector>
 
 #include "tools/vkv/sha256.h"
 
@@ -39,34 +39,73 @@ Result<std::vector<fs::path>> files_of(const std::string& model) {
   return files;
 }
 
+Result<std::string> stamp_of(const fs::path& file) {
+  std::error_code size_error, time_error;
+  const uint64_t byte_count = fs::file_size(file, size_error);
+  const auto time = fs::last_write_time(file, time_error).time_since_epoch().count();
+  const std::error_code error = size_error ? size_error : time_error;
+  if (error)
+    return Status(Code::kIo, fmt::format("cannot look at {}: {}", file.string(), error.message()));
+  return fmt::format("{} {}", byte_count, time);
+}
+
+Status add_content(Sha256& hash, const fs::path& file) {
+  std::ifstream content(file, std::ios::binary);
+  std::vector<char> part(kContentBytesMax);
+  uint64_t byte_count = 0;
+  while (content) {
+    content.read(part.data(), static_cast<std::streamsize>(part.size()));
+    const auto read = static_cast<size_t>(content.gcount());
+    hash.add(std::as_bytes(std::span(part).first(read)));
+    byte_count += read;
+  }
+  if (!content.eof()) return {Code::kIo, fmt::format("cannot read {}", file.string())};
+  hash.add(std::as_bytes(std::span(&byte_count, 1)));
+  return {};
+}
+
+Status add_model(Sha256& hash, const std::string& model) {
+  VKV_TRY_ASSIGN(files, files_of(model));
+  for (const fs::path& file : files) {
+    VKV_TRY_ASSIGN(stamp, stamp_of(file));
+    add_text(hash, file.filename().string() + " " + stamp);
+    std::error_code error;
+    if (fs::file_size(file, error) <= kContentBytesMax && !error) VKV_TRY(add_content(hash, file));
+  }
+  return {};
+}
+
+std::vector<fs::path> all_of(const MediaFiles& files) {
+  std::vector<fs::path> all = files.pictures;
+  if (!files.video.empty()) all.push_back(files.video);
+  return all;
+}
+
 }  // namespace
 
 Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
-                              std::span<const VisualInput> inputs) {
+                              const MediaFiles& files, std::span<const VisualShape> shapes) {
   Sha256 hash;
-  add_text(hash, "vkv media 2");
-  VKV_TRY_ASSIGN(files, files_of(model));
-  for (const fs::path& file : files) {
-    std::error_code error;
-    const uint64_t byte_count = fs::file_size(file, error);
-    const auto time = fs::last_write_time(file, error).time_since_epoch().count();
-    if (error)
-      return Status(Code::kIo,
-                    fmt::format("cannot look at {}: {}", file.string(), error.message()));
-    add_text(hash, fmt::format("{} {} {}", file.filename().string(), byte_count, time));
-    if (byte_count > kContentBytesMax) continue;
-    std::ifstream content(file, std::ios::binary);
-    add_text(hash, std::string(std::istreambuf_iterator<char>(content), {}));
-  }
+  add_text(hash, "vkv media 3");
+  VKV_TRY(add_model(hash, model));
   add_text(hash, settings);
-  for (const VisualInput& input : inputs) {
-    const VisualShape& shape = input.shape;
-    add_text(hash, fmt::format("{} of {} values, {} x {} x {}, {} s",
-                               shape.is_video ? "video" : "picture", input.values.size(),
+  add_text(hash,
+           fmt::format("{}; {} pictures, {} fps, {} frames", media_decoder_name(),
+                       files.pictures.size(), files.sampling.fps, files.sampling.frame_count));
+  for (const fs::path& file : all_of(files)) VKV_TRY(add_content(hash, file));
+  for (const VisualShape& shape : shapes)
+    add_text(hash, fmt::format("{} {} x {} x {}, {} s", shape.is_video ? "video" : "picture",
                                shape.steps, shape.height, shape.width, shape.step_seconds));
-    hash.add(std::as_bytes(std::span(input.values)));
-  }
   return SequenceKey{hash.finish()};
+}
+
+Result<std::string> media_stamps(const MediaFiles& files) {
+  std::string all;
+  for (const fs::path& file : all_of(files)) {
+    VKV_TRY_ASSIGN(stamp, stamp_of(file));
+    all += stamp + "; ";
+  }
+  return all;
 }
 
 }  // namespace vkv

@@ -73,7 +73,10 @@ void Progress::draw(uint64_t done, uint64_t total, Clock::time_point now) {
   }
   const double seconds = seconds_between(phase_start_, now);
   if (done > 0 && seconds > 0.2) {
-    text += fmt::format(", {:.1f} {}/s", static_cast<double>(done) / seconds, unit_);
+    const double rate = static_cast<double>(done) / seconds;
+    text += fmt::format(", {:.1f} {}/s", rate, unit_);
+    if (total > done)
+      text += fmt::format(", {} left", duration_text(static_cast<double>(total - done) / rate));
   }
   // \r\x1b[K: back to the first column, and the rest of the line is erased.
   const bool line = mode_ == ProgressMode::kLine;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/base/stopwatch.h"
+#include "tools/mllm/media_ahead.h"
 #include "tools/vkv/media_key.h"
 
 namespace vkv {
@@ -92,40 +93,49 @@ Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per
           .cancel = cancel_};
 }
 
-Result<JobMedia> Session::load_media(const Job& job) {
-  if (job.images.empty() && job.video.empty()) return JobMedia();
+Result<Session::Subject> Session::open_media(const Job& job) {
+  if (job.images.empty() && job.video.empty())
+    return Subject{.source = nullptr, .group = media_group(job, 0)};
   if (!processor_)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
-  return load_job_media(job, *processor_, watch("decoding media", "frames", 1));
+  VKV_TRY_ASSIGN(media,
+                 open_job_media(job, *processor_, *model_, watch("decoding media", "pictures", 1)));
+  Subject subject{.source = nullptr, .group = media_group(job, media->frame_count())};
+  // Pictures are decoded by now. A video's frames are while the model computes.
+  if (job.video.empty())
+    subject.source = std::move(media);
+  else
+    subject.source = std::make_unique<MediaAhead>(std::move(media));
+  return subject;
 }
 
-Result<Media> Session::encode(std::vector<VisualInput> inputs) {
-  const Watch encoding = watch("encoding", "frames", 1);
-  return generator_->encode_media(inputs, encoding);
-}
-
-Result<MediaPrefix> Session::ingest(std::vector<VisualInput> inputs) {
+Result<MediaPrefix> Session::ingest(const Job& job, MediaSource& source) {
+  const MediaFiles files = job_files(job);
   Result<SequenceKey> key = Status(Code::kNotFound, "nothing is kept");
-  if (cache_->options().keep_store) key = media_key(model_path_, media_settings_, inputs);
-  if (const std::optional<MediaPrefix> kept = resume(key, inputs)) return *kept;
+  Result<std::string> stamps = key.status();
+  if (cache_->options().keep_store) {
+    stamps = media_stamps(files);
+    key = media_key(model_path_, media_settings_, files, source.shapes());
+  }
+  if (const std::optional<MediaPrefix> kept = resume(key, source.shapes())) return *kept;
 
-  VKV_TRY_ASSIGN(media, encode(std::move(inputs)));
   const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
   const Watch ingesting = watch("prefill of media", "tokens", layers);
-  VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
-  if (!key.ok()) return prefix;
+  VKV_TRY_ASSIGN(prefix, generator_->ingest(source, ingesting));
+  if (!key.ok() || !stamps.ok()) return prefix;
   // Answers do not depend on it, so a full disk or a damaged store is no reason to fail.
-  const Status kept = generator_->keep(prefix, key.value());
+  const Result<std::string> stamps_now = media_stamps(files);
+  const bool unchanged = stamps_now.ok() && stamps_now.value() == stamps.value();
+  const Status kept = unchanged ? generator_->keep(prefix, key.value())
+                                : Status(Code::kIo, "their files changed while they were read");
   if (!kept.ok()) spdlog::warn("the KV of the media is not kept: {}", kept.message());
   return prefix;
 }
 
 std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key,
-                                           std::span<const VisualInput> inputs) {
+                                           std::span<const VisualShape> shapes) {
   if (!key.ok()) return std::nullopt;
-  std::vector<VisualShape> shapes;
-  for (const VisualInput& input : inputs) shapes.push_back(input.shape);
   const Result<MediaPrefix> kept = generator_->resume(shapes, key.value());
   if (kept.ok()) {
     spdlog::info("media: {} tokens from the store in {:.3f} s", kept.value().token_count,
@@ -139,26 +149,27 @@ std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key,
 
 Status Session::run(const Job& job, std::span<const size_t> questions, AnswerListener& listener) {
   const Stopwatch since_start;
-  VKV_TRY_ASSIGN(loaded, load_media(job));
-  std::vector<VisualInput>& inputs = loaded.inputs;
-  Subject subject = {
-      .media = {}, .prefix = nullptr, .group = media_group(job, loaded.frame_count), .seconds = 0};
+  VKV_TRY_ASSIGN(subject, open_media(job));
 
   // Which way is taken depends on the job alone, never on how many answers are still missing, so
   // that a resumed batch gives the answers of an uninterrupted one.
   std::optional<PrefixOwner> owner;
-  if (job.questions.size() > 1 && !inputs.empty()) {
-    VKV_TRY_ASSIGN(prefix, ingest(std::move(inputs)));
+  if (job.questions.size() > 1 && subject.source != nullptr) {
+    VKV_TRY_ASSIGN(prefix, ingest(job, *subject.source));
     owner.emplace(generator_.get(), prefix);
     subject.prefix = &owner->prefix();
-  } else if (!inputs.empty()) {
-    VKV_TRY_ASSIGN(encoded, encode(std::move(inputs)));
-    subject.media = std::move(encoded);
+    subject.source.reset();
   }
   subject.seconds = since_start.seconds();
   for (const size_t index : questions) VKV_TRY(ask(job, index, subject, listener));
   progress_->clear();
   return {};
+}
+
+Result<Answer> Session::answer(const Question& question, const Subject& subject) {
+  if (subject.prefix != nullptr) return generator_->answer(question, *subject.prefix);
+  if (subject.source != nullptr) return generator_->answer(question, *subject.source);
+  return generator_->answer(question, Media());
 }
 
 Status Session::ask(const Job& job, size_t index, const Subject& subject,
@@ -184,8 +195,7 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
                                    listener.text(piece);
                                  },
                              .watch = prefill};
-  Result<Answer> answer = subject.prefix != nullptr ? generator_->answer(question, *subject.prefix)
-                                                    : generator_->answer(question, subject.media);
+  Result<Answer> answer = this->answer(question, subject);
   progress_->clear();
   if (!answer.ok()) {
     if (answer.status().code() == Code::kCancelled) return answer.status();
@@ -193,7 +203,7 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
   }
   AnswerRecord record = make_record(job, index, answer.value(), last);
   record.group = subject.group;
-  record.media_seconds = subject.seconds;
+  record.media_seconds = subject.seconds + answer.value().media_seconds;
   return listener.answered(job, index, std::move(record));
 }
 

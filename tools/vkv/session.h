@@ -65,19 +65,19 @@ class Session {
 
   Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
   Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
-  Result<JobMedia> load_media(const Job& job);
-  Result<Media> encode(std::vector<VisualInput> inputs);
-  // Media that several questions ask about: from the store, or computed and kept there.
-  Result<MediaPrefix> ingest(std::vector<VisualInput> inputs);
-  std::optional<MediaPrefix> resume(const Result<SequenceKey>& key,
-                                    std::span<const VisualInput> inputs);
-  // What the questions of a job are about: media, or a prefix that holds them.
+  // What the questions of a job are about.
   struct Subject {
-    Media media;
-    const MediaPrefix* prefix = nullptr;
+    std::unique_ptr<MediaSource> source;  // null: text alone, or the prefix has been made of it
+    const MediaPrefix* prefix = nullptr;  // of the media, for several questions
     std::string group;
     double seconds = 0;  // that it took to get there
   };
+  Result<Subject> open_media(const Job& job);
+  // Media that several questions ask about: from the store, or computed and kept there.
+  Result<MediaPrefix> ingest(const Job& job, MediaSource& source);
+  std::optional<MediaPrefix> resume(const Result<SequenceKey>& key,
+                                    std::span<const VisualShape> shapes);
+  Result<Answer> answer(const Question& question, const Subject& subject);
   Status ask(const Job& job, size_t index, const Subject& subject, AnswerListener& listener);
   AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
                            const CacheStats& last);

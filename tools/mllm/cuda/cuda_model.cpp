@@ -36,6 +36,8 @@ class CudaModel : public ModelBackend {
   void* cuda_stream() const override { return context_->stream(); }
   uint64_t weight_bytes() const override { return weight_bytes_; }
 
+  int64_t vision_pass_rows() const override { return kCudaVisionPassRows; }
+
   Result<std::vector<float>> encode_images(std::span<const VisualInput> images,
                                            const Watch& watch) override {
     VKV_TRY(context_->use());

@@ -9,14 +9,6 @@
 #include "tools/mllm/visual_layout.h"
 
 namespace vkv {
-namespace {
-
-// Rows of one pass through the tower, and of the MLP at once where a step has more: fills the
-// matrix units, and the activations of a 3420-wide MLP in bf16 stay near 170 MB.
-constexpr int64_t kPassRows = 8192;
-
-}  // namespace
-
 template <class T>
 Result<typename CudaQwenVisionTower<T>::Norm> CudaQwenVisionTower<T>::load_norm(
     const VisionConfig& vision, const WeightLoader& loader, const std::string& name,
@@ -79,7 +71,7 @@ template <class T>
 Status CudaQwenVisionTower<T>::reserve_buffers(const Pass& pass) {
   const VisionConfig& vision = config_.vision;
   const int64_t rows = pass.rows(), hidden = vision.hidden;
-  const int64_t chunk = std::min(rows, kPassRows);
+  const int64_t chunk = std::min(rows, kCudaVisionPassRows);
   VKV_TRY(reserve(buffers_.values, rows * vision.patch_values()));
   VKV_TRY(reserve(buffers_.patches, rows * vision.patch_values()));
   VKV_TRY(reserve(buffers_.x, rows * hidden));
@@ -168,7 +160,7 @@ Status CudaQwenVisionTower<T>::attend(const Pass& pass, bool windowed) {
   return {};
 }
 
-// Of the normalised rows [first, first + rows), at most kPassRows.
+// Of the normalised rows [first, first + rows), at most kCudaVisionPassRows.
 template <class T>
 Status CudaQwenVisionTower<T>::run_mlp(const Layer& layer, int64_t first, int64_t rows) {
   const VisionConfig& vision = config_.vision;
@@ -206,8 +198,8 @@ Status CudaQwenVisionTower<T>::run_layer(const Layer& layer, const Pass& pass, b
   VKV_TRY(attend(pass, windowed));
   VKV_TRY(layer.out.run_add(buffers_.attended.data(), rows, buffers_.x.data(), products));
   VKV_TRY(normalise(layer.norm2, rows));
-  for (int64_t first = 0; first < rows; first += kPassRows)
-    VKV_TRY(run_mlp(layer, first, std::min(kPassRows, rows - first)));
+  for (int64_t first = 0; first < rows; first += kCudaVisionPassRows)
+    VKV_TRY(run_mlp(layer, first, std::min(kCudaVisionPassRows, rows - first)));
   return {};
 }
 
@@ -247,7 +239,7 @@ Status CudaQwenVisionTower<T>::run(std::span<const VisualInput> images, const Wa
     const VisionStep step = vision_step(vision, image.shape.height, image.shape.width);
     VKV_TRY(load_angles(step));
     const int64_t pass_steps =
-        std::clamp<int64_t>(kPassRows / step.rows(), 1, int64_t{image.shape.steps});
+        std::clamp<int64_t>(kCudaVisionPassRows / step.rows(), 1, int64_t{image.shape.steps});
     for (int64_t first = 0; first < image.shape.steps; first += pass_steps) {
       const Pass pass{step, std::min(pass_steps, image.shape.steps - first)};
       VKV_TRY(watch.check());

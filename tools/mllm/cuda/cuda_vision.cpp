@@ -8,14 +8,6 @@
 #include "tools/mllm/model_tensors.h"
 
 namespace vkv {
-namespace {
-
-// Rows of one pass through the tower: enough to fill the matrix units, and the activations of a
-// 4096-wide MLP in bf16 stay at 64 MB.
-constexpr int64_t kPassRows = 8192;
-
-}  // namespace
-
 template <class T>
 Result<typename CudaVisionTower<T>::Norm> CudaVisionTower<T>::load_norm(
     const WeightLoader& loader, const std::string& name, int hidden, CudaWeights& device_weights) {
@@ -191,7 +183,7 @@ Status CudaVisionTower<T>::run(std::span<const VisualInput> images, const Watch&
                                std::vector<float>& embeddings) {
   const auto pass_images = std::min<size_t>(
       images.size(),
-      static_cast<size_t>(std::max<int64_t>(1, kPassRows / config_.vision.positions())));
+      static_cast<size_t>(std::max<int64_t>(1, kCudaVisionPassRows / config_.vision.positions())));
   VKV_TRY(reserve_buffers(static_cast<int64_t>(pass_images)));
   const size_t image_values = embeddings.size() / images.size();
   const uint64_t steps = layers_.size() + 1;  // an image: patches and layers
