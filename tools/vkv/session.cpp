@@ -41,47 +41,13 @@ TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
 Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Progress* progress,
                                                const std::atomic<bool>* cancel) {
   progress->begin_phase("loading the model", "");
-  const Stopwatch since_start;
-  VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model));
-  VKV_TRY_ASSIGN(model, Model::load(options.model, {.device = options.cache.device,
-                                                    .device_index = options.cache.device_index,
-                                                    .threads = options.cache.threads}));
-  const double load_seconds = since_start.seconds();
-  std::optional<MediaProcessor> processor;
-  if (model->config().has_vision()) {
-    VKV_TRY_ASSIGN(loaded, load_media_processor(options.model, model->config()));
-    if (options.visual_tokens_max > 0) VKV_TRY(loaded.limit_tokens(options.visual_tokens_max));
-    processor.emplace(std::move(loaded));
-  }
-  CacheOptions cache_options = options.cache;
-  cache_options.shape = model->kv_shape();
-  cache_options.element = model->element();
-  cache_options.stream = model->cuda_stream();
-  if (model->element() == ElementType::kBf16) cache_options.open_codec = Codec::kBf16;
-  VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
-
-  std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),
-                                               std::move(processor), std::move(cache), progress,
-                                               cancel));
+  VKV_TRY_ASSIGN(host, open_host(options));
+  std::unique_ptr<Session> session(new Session(std::move(host), progress, cancel));
   session->model_path_ = options.model;
   session->media_settings_ = options.media_settings;
-  VKV_TRY_ASSIGN(generator, Generator::make(session->model_.get(), &session->tokenizer_,
-                                            session->cache_.get(), options.generator));
-  session->load_seconds_ = load_seconds;
-  session->generator_ = std::make_unique<Generator>(std::move(generator));
   progress->clear();
   return session;
 }
-
-Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
-                 std::optional<MediaProcessor> processor, std::unique_ptr<Cache> cache,
-                 Progress* progress, const std::atomic<bool>* cancel)
-    : model_(std::move(model)),
-      tokenizer_(std::move(tokenizer)),
-      processor_(std::move(processor)),
-      cache_(std::move(cache)),
-      progress_(progress),
-      cancel_(cancel) {}
 
 // `per_unit`: how much of the work's own count makes one unit.
 Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per_unit) {
@@ -94,29 +60,29 @@ Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per
 
 Result<JobMedia> Session::load_media(const Job& job) {
   if (job.images.empty() && job.video.empty()) return JobMedia();
-  if (!processor_)
+  if (!host_.processor)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
-  return load_job_media(job, *processor_, watch("decoding media", "frames", 1));
+  return load_job_media(job, *host_.processor, watch("decoding media", "frames", 1));
 }
 
 Result<Media> Session::encode(std::vector<VisualInput> inputs) {
   const Watch encoding = watch("encoding", "frames", 1);
-  return generator_->encode_media(inputs, encoding);
+  return host_.generator->encode_media(inputs, encoding);
 }
 
 Result<MediaPrefix> Session::ingest(std::vector<VisualInput> inputs) {
   Result<SequenceKey> key = Status(Code::kNotFound, "nothing is kept");
-  if (cache_->options().keep_store) key = media_key(model_path_, media_settings_, inputs);
+  if (host_.cache->options().keep_store) key = media_key(model_path_, media_settings_, inputs);
   if (const std::optional<MediaPrefix> kept = resume(key, inputs)) return *kept;
 
   VKV_TRY_ASSIGN(media, encode(std::move(inputs)));
-  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  const auto layers = static_cast<uint64_t>(host_.model->kv_shape().layers);
   const Watch ingesting = watch("prefill of media", "tokens", layers);
-  VKV_TRY_ASSIGN(prefix, generator_->ingest(media, ingesting));
+  VKV_TRY_ASSIGN(prefix, host_.generator->ingest(media, ingesting));
   if (!key.ok()) return prefix;
   // Answers do not depend on it, so a full disk or a damaged store is no reason to fail.
-  const Status kept = generator_->keep(prefix, key.value());
+  const Status kept = host_.generator->keep(prefix, key.value());
   if (!kept.ok()) spdlog::warn("the KV of the media is not kept: {}", kept.message());
   return prefix;
 }
@@ -126,7 +92,7 @@ std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key,
   if (!key.ok()) return std::nullopt;
   std::vector<VisualShape> shapes;
   for (const VisualInput& input : inputs) shapes.push_back(input.shape);
-  const Result<MediaPrefix> kept = generator_->resume(shapes, key.value());
+  const Result<MediaPrefix> kept = host_.generator->resume(shapes, key.value());
   if (kept.ok()) {
     spdlog::info("media: {} tokens from the store in {:.3f} s", kept.value().token_count,
                  kept.value().prefill_seconds);
@@ -149,7 +115,7 @@ Status Session::run(const Job& job, std::span<const size_t> questions, AnswerLis
   std::optional<PrefixOwner> owner;
   if (job.questions.size() > 1 && !inputs.empty()) {
     VKV_TRY_ASSIGN(prefix, ingest(std::move(inputs)));
-    owner.emplace(generator_.get(), prefix);
+    owner.emplace(host_.generator.get(), prefix);
     subject.prefix = &owner->prefix();
   } else if (!inputs.empty()) {
     VKV_TRY_ASSIGN(encoded, encode(std::move(inputs)));
@@ -165,13 +131,13 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
                     AnswerListener& listener) {
   VKV_TRY(check_cancel());
   listener.begin(job, index);
-  CacheStats last = cache_->stats();  // while the sequence is still there
+  CacheStats last = host_.cache->stats();  // while the sequence is still there
   uint64_t piece_count = 0;
-  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  const auto layers = static_cast<uint64_t>(host_.model->kv_shape().layers);
   Watch prefill = watch("prefill", "tokens", layers);
   prefill.progress = [&, show = prefill.progress](uint64_t done, uint64_t total) {
     show(done, total);
-    if (done == total) last = cache_->stats();
+    if (done == total) last = host_.cache->stats();
   };
   const Question question = {.text = job.questions[index].prompt,
                              .sampling = job.sampling,
@@ -179,13 +145,14 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
                                  [&](std::string_view piece) {
                                    if (piece_count++ == 0)
                                      progress_->begin_phase("answering", "tokens");
-                                   last = cache_->stats();
+                                   last = host_.cache->stats();
                                    progress_->update(piece_count, 0);
                                    listener.text(piece);
                                  },
                              .watch = prefill};
-  Result<Answer> answer = subject.prefix != nullptr ? generator_->answer(question, *subject.prefix)
-                                                    : generator_->answer(question, subject.media);
+  Result<Answer> answer = subject.prefix != nullptr
+                              ? host_.generator->answer(question, *subject.prefix)
+                              : host_.generator->answer(question, subject.media);
   progress_->clear();
   if (!answer.ok()) {
     if (answer.status().code() == Code::kCancelled) return answer.status();
@@ -200,7 +167,7 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
 AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& answer,
                                   const CacheStats& last) {
   const JobQuestion& question = job.questions[index];
-  const CacheStats after = cache_->stats();
+  const CacheStats after = host_.cache->stats();
   AnswerRecord record;
   record.id = job.id;
   record.question = static_cast<int64_t>(index);
