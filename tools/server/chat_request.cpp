@@ -24,6 +24,13 @@ Status wrong(std::string_view field, std::string_view what) {
   return {Code::kInvalidArgument, fmt::format("\"{}\" {}", field, what)};
 }
 
+// In quotes, escaped, and not too long.
+std::string in_quotes(const std::string& text) {
+  constexpr size_t kShownMax = 40;
+  const std::string shown = text.size() <= kShownMax ? text : text.substr(0, kShownMax) + "...";
+  return Json(shown).dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
 // Before anything is built of it. Commas and brackets in strings do not count.
 Status check_extent(std::string_view body) {
   size_t values = 1, depth = 0;
@@ -51,10 +58,8 @@ Status check_fields(const Json& object, std::string_view where,
                     std::initializer_list<std::string_view> known) {
   for (const auto& [field, value] : object.items())
     if (std::find(known.begin(), known.end(), field) == known.end())
-      return {Code::kInvalidArgument,
-              fmt::format("{} has no field {}; there are {}", where,
-                          Json(field).dump(-1, ' ', true, Json::error_handler_t::replace),
-                          fmt::join(known, ", "))};
+      return {Code::kInvalidArgument, fmt::format("{} has no field {}; there are {}", where,
+                                                  in_quotes(field), fmt::join(known, ", "))};
   return {};
 }
 
@@ -171,9 +176,8 @@ class MessageReader {
     if (role == "system" || role == "developer") return take_system(std::move(text));
     if (role == "user") return take_user(std::move(text));
     if (role == "assistant") return take_assistant(std::move(text));
-    return wrong("role",
-                 fmt::format("is {}; there are system, developer, user and assistant",
-                             Json(role).dump(-1, ' ', true, Json::error_handler_t::replace)));
+    return wrong("role", fmt::format("is {}; there are system, developer, user and assistant",
+                                     in_quotes(role)));
   }
 
   Status take_system(std::string text) {
@@ -232,9 +236,8 @@ class MessageReader {
     }
     if (type == "image_url" || type == "video_url" || type == "video")
       return read_medium(part, type);
-    return wrong("type",
-                 fmt::format("is {}; there are text, image_url, video_url and video",
-                             Json(type).dump(-1, ' ', true, Json::error_handler_t::replace)));
+    return wrong("type", fmt::format("is {}; there are text, image_url, video_url and video",
+                                     in_quotes(type)));
   }
 
   // {"type": T, T: "url" or {"url": ..}}; of a video with "frames" or "fps".

@@ -136,19 +136,13 @@ class HttpLibServer final : public HttpServer {
           }
         });
     server_.set_logger([this](const httplib::Request& request, const httplib::Response& response) {
-      if (request.path == kChatPath) service_->engine().metrics().count_request(response.status);
+      done(request, response);
     });
   }
 
   // False: the response says why there is none.
   bool read_body(const httplib::Request& request, httplib::Response& response,
-                 const httplib::ContentReader& reader, const Connection& connection,
-                 std::string& body) const {
-    if (!request.get_header_value("Content-Type").starts_with(kJson)) {
-      connection.stop_reading();
-      refuse(response, 415, "the Content-Type must be application/json");
-      return false;
-    }
+                 const httplib::ContentReader& reader, std::string& body) const {
     const Stopwatch since_start;
     uint64_t byte_count = 0;
     // What is too long is read to its end, if that is not too far, so that the client comes to
@@ -159,25 +153,38 @@ class HttpLibServer final : public HttpServer {
       return byte_count <= kDiscardFactor * options_.body_bytes_max &&
              since_start.seconds() <= options_.body_seconds_max;
     });
-    if (response.status == 413 || byte_count > options_.body_bytes_max) {
-      if (!whole) connection.stop_reading();
+    const bool too_long = response.status == 413 || byte_count > options_.body_bytes_max;
+    if (!whole) response.set_header("Connection", "close");
+    if (too_long)
       refuse(response, 413,
              fmt::format("the body is longer than {} bytes, the server's limit",
                          options_.body_bytes_max));
-      return false;
-    }
-    if (whole) return true;
-    connection.stop_reading();
-    refuse(response, 400, "the body did not arrive whole, or not in time");
+    else if (!whole)
+      refuse(response, 400, "the body did not arrive whole, or not in time");
+    else if (!request.get_header_value("Content-Type").starts_with(kJson))
+      refuse(response, 415, "the Content-Type must be application/json");
+    else
+      return true;
     return false;
+  }
+
+  // After a response is out.
+  void done(const httplib::Request& request, const httplib::Response& response) const {
+    if (request.path == kChatPath) service_->engine().metrics().count_request(response.status);
+    // The rest of a body is no request.
+    if (response.get_header_value("Connection") == "close") connection_of(request).stop_reading();
+  }
+
+  static Connection connection_of(const httplib::Request& request) {
+    return {request.remote_addr, request.remote_port, request.local_port};
   }
 
   void chat(const httplib::Request& request, httplib::Response& response,
             const httplib::ContentReader& reader) {
-    const Connection connection(request.remote_addr, request.remote_port, request.local_port);
     std::string body;
-    if (!read_body(request, response, reader, connection, body)) return;
-    auto delivery = std::make_shared<Delivery>(Delivery{service_->start(body), connection, {}, {}});
+    if (!read_body(request, response, reader, body)) return;
+    auto delivery =
+        std::make_shared<Delivery>(Delivery{service_->start(body), connection_of(request), {}, {}});
     body = {};
     const ChatStart& start = delivery->start;
     if (start.reply == nullptr) {
