@@ -218,6 +218,13 @@ void wrong_numbers_are_told(void) {
   append.v = infinite;
   CHECK_FAILS(vkv_append(cache, 0, &append), VKV_INVALID_ARGUMENT, "finite");
 
+  vkv_append_request two[2] = {append_of(sequence, 1), append_of(sequence, 1)};
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 2), VKV_INVALID_ARGUMENT, "stands twice");
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 0), VKV_INVALID_ARGUMENT, "request_count is 0");
+  CHECK_FAILS(vkv_append_batch(cache, 0, NULL, 1), VKV_INVALID_ARGUMENT, "requests is NULL");
+  two[1].v = NULL;
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 2), VKV_INVALID_ARGUMENT, "requests[1].v is NULL");
+
   vkv_attend_request attend = attend_of(sequence, 1);
   CHECK_FAILS(vkv_attend(cache, 0, &attend, 1), VKV_INVALID_ARGUMENT, "append before attend");
   CHECK_FAILS(vkv_attend(cache, 0, &attend, 0), VKV_INVALID_ARGUMENT, "request_count is 0");

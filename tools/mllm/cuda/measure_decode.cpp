@@ -185,7 +185,7 @@ Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options
   result.seconds_max = *std::max_element(seconds.begin(), seconds.end());
   const CacheStats used = bench->cache().stats();
   result.hbm_bytes = used.tier[static_cast<size_t>(Tier::kHbm)].bytes_used;
-  result.dram_bytes = used.demoted_bytes;
+  result.dram_bytes = used.demoted_bytes - used.risen_bytes;
   result.host_read_bytes = used.host_read_bytes - before.host_read_bytes;
   result.link_read_bytes = used.link_read_bytes - before.link_read_bytes;
   result.ahead_read_bytes = used.ahead_read_bytes - before.ahead_read_bytes;
