@@ -65,8 +65,8 @@ Result<Session::Subject> Session::open_media(const Job& job) {
   if (!host_.processor)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
-  VKV_TRY_ASSIGN(media,
-                 open_job_media(job, *host_.processor, *host_.model, watch("decoding media", "pictures", 1)));
+  VKV_TRY_ASSIGN(media, open_job_media(job, *host_.processor, *host_.model,
+                                       watch("decoding media", "pictures", 1)));
   Subject subject{.source = nullptr, .group = media_group(job, media->frame_count())};
   // Pictures are decoded by now. A video's frames are while the model computes.
   if (job.video.empty())

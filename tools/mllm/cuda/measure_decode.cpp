@@ -192,6 +192,8 @@ Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options
   result.ahead_read_rate = used.ahead_read_rate;
   result.host_read_rate = used.host_read_rate;
   result.link_read_rate = used.link_read_rate;
+  VKV_TRY_ASSIGN(device_bytes, device_bytes_used());
+  result.device_bytes = device_bytes;
   if (result.dram_bytes > 0) {
     VKV_TRY_ASSIGN(link, measure_read_speed(Tier::kDram));
     result.link_bytes_per_second = link;
