@@ -130,8 +130,9 @@ class Bench {
                                   {"steps", arguments_.steps}};
     const std::vector<std::string> words = {asked.dump()};
     const Result<std::string> printed = run_python(arguments_.python, peers_script(), words);
-    Result<std::vector<PeerRow>> rows = printed.status();
-    if (printed.ok()) rows = parse_peers(printed.value(), facts_.versions);
+    Result<std::vector<PeerRow>> rows = printed.ok()
+                                            ? parse_peers(printed.value(), facts_.versions)
+                                            : Result<std::vector<PeerRow>>(printed.status());
     if (rows.ok())
       rows_ = std::move(rows.value());
     else
