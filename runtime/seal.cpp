@@ -47,12 +47,19 @@ Result<uint64_t> Sealer::seal(SequenceState& sequence, const SealRequest& reques
                                      .lse = newest(1, request.lse, shape.q_heads),
                                      .out = newest(1, request.out, shape.q_heads * shape.head_dim),
                                      .k_mean = k_mean});
-  uint64_t sealed = 0;
-  for (const TokenClass token_class : {TokenClass::kHigh, TokenClass::kLow}) {
-    VKV_TRY_ASSIGN(count,
-                   seal_class(sequence, state, request, token_class, sample ? &*sample : nullptr));
-    sealed += count;
+  // Rows close up once for all classes: after the text of a prompt alone, all of a video would
+  // move.
+  std::vector<uint8_t> gone(static_cast<size_t>(state.open.token_count()), 0);
+  Status status;
+  for (const TokenClass token_class : {TokenClass::kHigh, TokenClass::kLow})
+    if (status.ok())
+      status = seal_class(sequence, state, request, token_class, sample ? &*sample : nullptr, gone);
+  const auto sealed = static_cast<uint64_t>(std::count(gone.begin(), gone.end(), uint8_t{1}));
+  if (sealed > 0) {
+    const Status removed = state.open.remove(backend_, gone);
+    if (status.ok()) status = removed;
   }
+  VKV_TRY(status);
   if (sealed > 0 && sample) (void)request.meter->add(sample->difference(), sample->exact());
   if (sealed > 0) state.open.shrink(placement_);
 
@@ -69,14 +76,14 @@ Result<uint64_t> Sealer::seal(SequenceState& sequence, const SealRequest& reques
   return sealed;
 }
 
-Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& state,
-                                    const SealRequest& request, TokenClass token_class,
-                                    SealSample* sample) {
+Status Sealer::seal_class(const SequenceState& sequence, LayerState& state,
+                          const SealRequest& request, TokenClass token_class, SealSample* sample,
+                          std::span<uint8_t> gone) {
   const size_t block_tokens = static_cast<size_t>(tokens_per_block(options_.shape.head_dim));
   const std::span<const TokenClass> classes = state.open.classes();
   size_t count = static_cast<size_t>(std::count(classes.begin(), classes.end(), token_class));
   if (!request.ends_window) count = count / block_tokens * block_tokens;
-  if (count == 0) return uint64_t{0};
+  if (count == 0) return {};
   std::vector<uint32_t> rows;
   for (uint32_t i = 0; rows.size() < count; ++i)
     if (classes[i] == token_class) rows.push_back(i);
@@ -94,29 +101,20 @@ Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& s
   std::vector<Role> roles;
   for (const uint32_t row : rows) roles.push_back(sequence.roles[state.open.positions()[row]]);
 
-  std::vector<uint8_t> gone(static_cast<size_t>(state.open.token_count()), 0);
-  Status status;
-  size_t done = 0;
-  while (done < rows.size()) {
-    const Result<size_t> taken =
-        seal_extent(state, {.layer = request.layer,
-                            .kind = low ? ExtentKind::kLow : ExtentKind::kHigh,
-                            .codecs = codecs,
-                            .source = state.open.tokens(),
-                            .rows = std::span<const uint32_t>(rows).subspan(done),
-                            .roles = std::span<const Role>(roles).subspan(done),
-                            .k_mean = state.mean_values(),
-                            .headers = headers,
-                            .sample = sample});
-    status = taken.status();
-    if (!taken.ok()) break;
-    for (size_t i = 0; i < taken.value(); ++i) gone[rows[done + i]] = 1;
-    done += taken.value();
+  for (size_t done = 0; done < rows.size();) {
+    VKV_TRY_ASSIGN(taken, seal_extent(state, {.layer = request.layer,
+                                              .kind = low ? ExtentKind::kLow : ExtentKind::kHigh,
+                                              .codecs = codecs,
+                                              .source = state.open.tokens(),
+                                              .rows = std::span<const uint32_t>(rows).subspan(done),
+                                              .roles = std::span<const Role>(roles).subspan(done),
+                                              .k_mean = state.mean_values(),
+                                              .headers = headers,
+                                              .sample = sample}));
+    for (size_t i = 0; i < taken; ++i) gone[rows[done + i]] = 1;
+    done += taken;
   }
-  const Status removed = state.open.remove(backend_, gone);
-  if (!status.ok()) return status;
-  VKV_TRY(removed);
-  return uint64_t{done};
+  return {};
 }
 
 Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,

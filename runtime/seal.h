@@ -52,10 +52,10 @@ class Sealer {
  private:
   // Decides the tokens that have left the recent window.
   Status classify_new(const SequenceState& sequence, LayerState& state, const SealRequest& request);
-  // Full blocks of a class, at the end of a window all of it. Returns how many tokens.
-  Result<uint64_t> seal_class(const SequenceState& sequence, LayerState& state,
-                              const SealRequest& request, TokenClass token_class,
-                              SealSample* sample);
+  // Full blocks of a class, at the end of a window all of it. Marks the rows that it has sealed,
+  // also where it fails. gone: [open tokens].
+  Status seal_class(const SequenceState& sequence, LayerState& state, const SealRequest& request,
+                    TokenClass token_class, SealSample* sample, std::span<uint8_t> gone);
   // One extent from the first of `rows`; returns how many rows it took.
   Result<size_t> seal_extent(LayerState& state, const EncodeExtentRequest& request);
   void add_originals(LayerState& state, std::vector<ExtentUse> originals, const OpenTokens& source,

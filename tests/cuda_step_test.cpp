@@ -77,9 +77,10 @@ struct Stage {
                                     .roles = roles,
                                     .logit_count = logit_count,
                                     .ends_window = ends_window};
-    auto logits = decoder->forward(*cache, {&request, 1}, {});
+    const auto logits = decoder->forward(*cache, {&request, 1}, {});
     position += count;
-    return logits;
+    if (!logits.ok()) return logits.status();
+    return std::vector<float>(logits.value().begin(), logits.value().end());
   }
 };
 

@@ -147,6 +147,8 @@ void add_prefill(CLI::App& command, BenchPrefillArguments& a) {
   number("--question-tokens", a.question_tokens, 1, 4096, "Tokens of the question");
   number("--rounds", a.rounds, 1, 100, "Prompts; the median counts");
   add_hbm_flags(*prefill, a.hbm, "");
+  prefill->add_option("--trace", a.trace, "Also write a Chrome trace of a prompt of the last row")
+      ->type_name("FILE");
   prefill->add_flag("--json", a.json, "Print as JSON");
 }
 

@@ -183,6 +183,11 @@ class Bench {
       row.refused = steps.status().message();
       return row;
     }
+    // Where the budget is what counts, DRAM is no way out of it.
+    if (way.cache.hbm_block_bytes_max == UINT64_MAX && steps.value().dram_bytes > 0) {
+      row.refused = "HBM does not hold all blocks";
+      return row;
+    }
     row.step_seconds = steps.value().seconds;
     row.kv_bytes = steps.value().kv_bytes;
     row.device_bytes = steps.value().device_bytes;
@@ -216,7 +221,7 @@ class Bench {
       PeerRow most{.refused = "none fits"};
       for (int batch = fitting; batch > 1 && !most.refused.empty(); --batch)
         most = measure_steps(way, tokens, batch);
-      if (most.batch > 1) VKV_TRY(add(most));
+      if (most.refused.empty()) VKV_TRY(add(most));
     }
     return {};
   }

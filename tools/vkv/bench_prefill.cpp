@@ -4,10 +4,13 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "kernels/gpu_devices.h"
 #include "tools/mllm/cuda/measure_prefill.h"
+#include "tools/vkv/chrome_trace.h"
 #include "tools/vkv/model_shapes.h"
 #include "tools/vkv/policy_file.h"
 
@@ -37,6 +40,7 @@ Status bench_prefill(const BenchPrefillArguments& arguments) {
     fmt::print("{:<12} {:<10} {:>8} {:>8} {:>10} {:>9} {:>8} {:>11}\n", "precision", "blocks",
                "KV GB", "in DRAM", "first ms", "prompt ms", "of HBM", "question ms");
   }
+  std::vector<ActivitySpan> trace;
   for (size_t i = 0; i < caches.size(); ++i) {
     double in_hbm = 0;
     for (const bool offload : {false, true}) {
@@ -47,7 +51,9 @@ Status bench_prefill(const BenchPrefillArguments& arguments) {
                                          .visual_count = arguments.tokens - arguments.text_tokens,
                                          .question_count = arguments.question_tokens,
                                          .round_count = arguments.rounds,
+                                         .traces = !arguments.trace.empty(),
                                          .cache = cache}));
+      if (!arguments.trace.empty()) trace = std::move(m.trace);
       if (!offload) in_hbm = m.prompt_seconds;
       const char* const where = offload ? "DRAM" : "HBM";
       if (!arguments.json) {
@@ -76,7 +82,11 @@ Status bench_prefill(const BenchPrefillArguments& arguments) {
                                  {"rows", rows}};
     fmt::print("{}\n", json.dump(1));
   }
-  return {};
+  if (arguments.trace.empty()) return {};
+  std::ofstream file(arguments.trace, std::ios::binary);
+  file << chrome_trace(trace).dump();
+  file.close();
+  return file ? Status() : Status(Code::kIo, arguments.trace + ": cannot be written");
 }
 
 }  // namespace vkv

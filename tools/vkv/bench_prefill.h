@@ -21,7 +21,8 @@ struct BenchPrefillArguments {
   int text_tokens = 256;                                        // of them, not visual
   int question_tokens = 32;                                     // of the question behind it
   int rounds = 3;
-  HbmArguments hbm;  // no budget: enough for all
+  HbmArguments hbm;   // no budget: enough for all
+  std::string trace;  // a file for a Chrome trace of the last row; empty: none
   bool json = false;
 };
 

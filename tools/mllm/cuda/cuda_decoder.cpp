@@ -303,12 +303,12 @@ Status CudaDecoder<T>::head(int64_t first, int64_t rows) {
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::logits(int64_t first, int64_t row_count) {
+Result<std::span<const float>> CudaDecoder<T>::logits(int64_t first, int64_t row_count) {
   const int64_t vocabulary = text_.vocabulary;
   const int64_t held_rows = std::min(row_count, kLogitRows);
   VKV_TRY(reserve_logits(held_rows));
-  std::vector<float> result;
-  result.reserve(static_cast<size_t>(row_count * vocabulary));
+  asked_.clear();
+  asked_.reserve(static_cast<size_t>(row_count * vocabulary));
   for (int64_t done = 0; done < row_count; done += held_rows) {
     const int64_t rows = std::min(held_rows, row_count - done);
     VKV_TRY(head(first + done, rows));
@@ -316,14 +316,14 @@ Result<std::vector<float>> CudaDecoder<T>::logits(int64_t first, int64_t row_cou
     float* const host = buffers_.pinned_logits.data();
     VKV_TRY(copy_async(host, buffers_.logits.data(), values, context_->stream()));
     VKV_TRY(synchronize(context_->stream()));
-    result.insert(result.end(), host, host + values);
+    asked_.insert(asked_.end(), host, host + values);
   }
-  return result;
+  return std::span<const float>(asked_);
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardRequest& request,
-                                               const Watch& watch) {
+Result<std::span<const float>> CudaDecoder<T>::run(Cache& cache, const ForwardRequest& request,
+                                                   const Watch& watch) {
   const TraceRange trace("prefill");
   const ForwardBatch batch(&request, 1);
   const int64_t tokens = token_count(batch);
@@ -345,8 +345,8 @@ Result<std::vector<float>> CudaDecoder<T>::run(Cache& cache, const ForwardReques
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::forward(Cache& cache, ForwardBatch batch,
-                                                   const Watch& watch) {
+Result<std::span<const float>> CudaDecoder<T>::forward(Cache& cache, ForwardBatch batch,
+                                                       const Watch& watch) {
   auto result = is_step(batch) ? run_step(cache, batch, watch) : run(cache, batch[0], watch);
   const Status finished = synchronize(context_->stream());
   // What the cache found late comes before what it led to.

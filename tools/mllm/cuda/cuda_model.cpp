@@ -47,7 +47,8 @@ class CudaModel : public ModelBackend {
   Result<std::vector<float>> forward(Cache& cache, ForwardBatch batch,
                                      const Watch& watch) override {
     VKV_TRY(context_->use());
-    return decoder_->forward(cache, batch, watch);
+    VKV_TRY_ASSIGN(logits, decoder_->forward(cache, batch, watch));
+    return std::vector<float>(logits.begin(), logits.end());
   }
 
  private:

@@ -64,8 +64,8 @@ Status CudaDecoder<T>::run_piece(StepGraphs& graphs, size_t index, ForwardBatch 
 }
 
 template <class T>
-Result<std::vector<float>> CudaDecoder<T>::run_step(Cache& cache, ForwardBatch batch,
-                                                    const Watch& watch) {
+Result<std::span<const float>> CudaDecoder<T>::run_step(Cache& cache, ForwardBatch batch,
+                                                        const Watch& watch) {
   const TraceRange trace("step");
   const int64_t tokens = token_count(batch);
   VKV_TRY(watch.check());
@@ -89,7 +89,10 @@ Result<std::vector<float>> CudaDecoder<T>::run_step(Cache& cache, ForwardBatch b
   VKV_TRY(mark());
   VKV_TRY(synchronize(context_->stream()));
   const auto values = static_cast<size_t>(tokens * text_.vocabulary);
-  return asked_logits(batch, {buffers_.pinned_logits.data(), values}, text_.vocabulary);
+  const std::span<const float> all(buffers_.pinned_logits.data(), values);
+  if (logit_count(batch) == tokens) return all;
+  asked_ = asked_logits(batch, all, text_.vocabulary);
+  return std::span<const float>(asked_);
 }
 
 template <class T>
@@ -117,7 +120,7 @@ Status CudaDecoder<T>::queue_products(int64_t rows) {
   return head(0, rows);
 }
 
-using Logits = Result<std::vector<float>>;
+using Logits = Result<std::span<const float>>;
 using Bf16 = __nv_bfloat16;
 template bool CudaDecoder<float>::is_step(ForwardBatch) const;
 template bool CudaDecoder<Bf16>::is_step(ForwardBatch) const;

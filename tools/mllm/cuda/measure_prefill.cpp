@@ -31,6 +31,7 @@ Result<double> forward(RandomModel& model, SequenceId sequence, int position,
 }  // namespace
 
 Result<PrefillMeasurement> measure_prefill(const PrefillMeasurementOptions& options) {
+  if (options.traces) VKV_TRY(ActivityTrace::prepare());
   VKV_TRY_ASSIGN(model, RandomModel::make(options.text, options.cache,
                                           2 * (options.token_count + options.question_count),
                                           options.token_count));
@@ -42,7 +43,12 @@ Result<PrefillMeasurement> measure_prefill(const PrefillMeasurementOptions& opti
 
   PrefillMeasurement result;
   std::vector<double> prompts, questions;
-  for (int round = 0; round <= options.round_count; ++round) {
+  std::unique_ptr<ActivityTrace> trace;
+  for (int round = 0; round <= options.round_count + (options.traces ? 1 : 0); ++round) {
+    if (round > options.round_count) {
+      VKV_TRY_ASSIGN(begun, ActivityTrace::begin());
+      trace = std::move(begun);
+    }
     VKV_TRY_ASSIGN(sequence, model.cache->create_sequence());
     VKV_TRY_ASSIGN(prompt_seconds, forward(model, sequence, 0, prompt));
     VKV_TRY_ASSIGN(asked, model.cache->fork(sequence));
@@ -57,11 +63,15 @@ Result<PrefillMeasurement> measure_prefill(const PrefillMeasurementOptions& opti
       result.dram_bytes = model.cache->stats().demoted_bytes;
       VKV_TRY_ASSIGN(device_bytes, device_bytes_used());
       result.device_bytes = device_bytes;
-    } else {
+    } else if (!trace) {
       prompts.push_back(prompt_seconds);
       questions.push_back(question_seconds);
     }
     VKV_TRY(model.cache->erase(sequence));
+  }
+  if (trace) {
+    VKV_TRY_ASSIGN(spans, trace->end());
+    result.trace = std::move(spans);
   }
   result.prompt_seconds = median_of(prompts);
   result.question_seconds = median_of(questions);

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "kernels/activity_trace.h"
 #include "tools/mllm/model_config.h"
 #include "vkv/options.h"
 #include "vkv/status.h"
@@ -16,6 +18,7 @@ struct PrefillMeasurementOptions {
   int visual_count = 0;     // of them, visual; behind the first
   int question_count = 32;  // tokens of a question to a fork of the prompt's sequence
   int round_count = 3;      // that are timed, after one more
+  bool traces = false;      // records one more prompt and its question
   CacheOptions cache;       // as for measure_decode()
 };
 
@@ -27,6 +30,7 @@ struct PrefillMeasurement {
   uint64_t kv_bytes = 0;      // of the prompt
   uint64_t dram_bytes = 0;    // of them, in DRAM
   uint64_t device_bytes = 0;  // of the whole GPU, in use
+  std::vector<ActivitySpan> trace;
 };
 
 // Errors: as measure_decode().
