@@ -174,11 +174,11 @@ std::vector<TokenClass> classify(const PrecisionPolicy& policy, const ClassifyRe
 
   const uint64_t room = visual_high_room(policy, request.token_count, counts);
   const size_t high_count = std::min<uint64_t>(room, visual.size());
-  std::partial_sort(visual.begin(), visual.begin() + static_cast<ptrdiff_t>(high_count),
-                    visual.end(), [&](uint32_t a, uint32_t b) {
-                      const float score_a = request.saliency[a], score_b = request.saliency[b];
-                      return score_a != score_b ? score_a > score_b : a < b;
-                    });
+  std::nth_element(visual.begin(), visual.begin() + static_cast<ptrdiff_t>(high_count),
+                   visual.end(), [&](uint32_t a, uint32_t b) {
+                     const float score_a = request.saliency[a], score_b = request.saliency[b];
+                     return score_a != score_b ? score_a > score_b : a < b;
+                   });
   for (size_t i = 0; i < high_count; ++i) classes[visual[i]] = TokenClass::kHigh;
   counts.visual_high += high_count;
   return classes;
@@ -193,17 +193,16 @@ void mark_far_keys(std::span<const float> squared_distances, int kv_heads, doubl
   const size_t count = is_sink.size();
   if (sigmas <= 0 || count < kTokensToKnowUsual) return;
 
-  std::vector<double> mean_square(static_cast<size_t>(kv_heads), 0.0);
-  for (size_t i = 0; i < squared_distances.size(); ++i)
-    mean_square[i % static_cast<size_t>(kv_heads)] += squared_distances[i];
-  std::vector<double> excess(count, 0.0);  // squared distance over the head's mean square
-  for (size_t i = 0; i < squared_distances.size(); ++i) {
-    const double usual =
-        mean_square[i % static_cast<size_t>(kv_heads)] / static_cast<double>(count);
-    if (usual <= 0) continue;
-    double& token = excess[i / static_cast<size_t>(kv_heads)];
-    token = std::max(token, squared_distances[i] / usual);
-  }
+  const auto heads = static_cast<size_t>(kv_heads);
+  std::vector<double> usual(heads, 0.0);  // mean square of each head
+  for (size_t i = 0; i < count; ++i)
+    for (size_t head = 0; head < heads; ++head) usual[head] += squared_distances[i * heads + head];
+  for (double& sum : usual) sum /= static_cast<double>(count);
+  std::vector<double> excess(count, 0.0);  // squared distance over that, of the head with the most
+  for (size_t i = 0; i < count; ++i)
+    for (size_t head = 0; head < heads; ++head)
+      if (usual[head] > 0)
+        excess[i] = std::max(excess[i], squared_distances[i * heads + head] / usual[head]);
 
   std::vector<uint32_t> far;
   for (uint32_t i = 0; i < count; ++i)

@@ -52,6 +52,11 @@ Json times_json(const std::vector<double>& seconds) {
       {"count", seconds.size()}, {"median", median(seconds) * 1e3}, {"mean", mean(seconds) * 1e3}};
 }
 
+// When the run was over; its budget is 0 on the CPU.
+const TierStats& hbm_of(const RunFacts& facts) {
+  return facts.cache.tier[static_cast<size_t>(Tier::kHbm)];
+}
+
 Json tier_json(const TierBytes& tier, uint64_t budget) {
   return {{"bytes", tier.bytes},
           {"peak", tier.peak},
@@ -218,6 +223,9 @@ void Totals::append_tiers(std::string& text, const RunFacts& facts) const {
     line(text, "{:<10}{:>14}{:>14}{:>14}", label, byte_size_text(tier.bytes),
          byte_size_text(tier.peak), byte_size_text(budget));
   };
+  const TierStats& hbm = hbm_of(facts);
+  if (hbm.bytes_max > 0)
+    row("hbm", {.bytes = hbm.bytes_used, .peak = hbm.bytes_peak}, hbm.bytes_max);
   row("dram", dram_, facts.dram_bytes_max);
   if (facts.cache.host_read_bytes + facts.cache.link_read_bytes + facts.cache.ahead_read_bytes > 0)
     line(text, "Steps read in DRAM: {} by the GPU, {} ahead of it, {} by the CPU",
@@ -274,42 +282,45 @@ std::string Totals::table(const RunFacts& facts) const {
 }
 
 Json Totals::json(const RunFacts& facts) const {
-  Json json = {{"answers", answer_count_},
-               {"answers_from_earlier_run", facts.earlier_count},
-               {"failures", facts.failure_count},
-               {"interrupted", facts.interrupted},
-               {"seconds", facts.seconds},
-               {"model", facts.model},
-               {"preset", facts.preset},
-               {"engine", facts.engine},
-               {"io_engine", facts.io_engine},
-               {"answer_tokens", answer_tokens_},
-               {"tiers",
-                {{"dram", tier_json(dram_, facts.dram_bytes_max)},
-                 {"nvme", tier_json(nvme_, facts.nvme_bytes_max)}}},
-               {"io",
-                {{"extents_needed", io_.extents_needed},
-                 {"nvme_read_bytes", io_.nvme_read_bytes},
-                 {"nvme_written_bytes", io_.nvme_written_bytes},
-                 {"prefetch_hits", io_.prefetch_hits},
-                 {"prefetch_ready", io_.prefetch_ready}}},
-               {"nvme_writes",
-                {{"payload_bytes", facts.cache.nvme_payload_bytes},
-                 {"extent_bytes", facts.cache.nvme_written_bytes},
-                 {"index_bytes", facts.cache.nvme_index_written_bytes},
-                 {"amplification", facts.cache.write_amplification()},
-                 {"bytes_left_of_day", facts.cache.nvme_write_bytes_left == UINT64_MAX
-                                           ? Json()
-                                           : Json(facts.cache.nvme_write_bytes_left)},
-                 {"refused_saves", facts.cache.nvme_refused_save_count}}},
-               {"dram_reads",
-                {{"cpu_bytes", facts.cache.host_read_bytes},
-                 {"gpu_bytes", facts.cache.link_read_bytes},
-                 {"ahead_bytes", facts.cache.ahead_read_bytes}}},
-               {"quality", quality_json(facts.cache.quality)},
-               {"media_ms", times_json(media_seconds_)},
-               {"ttft_ms", times_json(ttft_seconds_)},
-               {"tpot_ms", times_json(tpot_seconds_)}};
+  Json json = {
+      {"answers", answer_count_},
+      {"answers_from_earlier_run", facts.earlier_count},
+      {"failures", facts.failure_count},
+      {"interrupted", facts.interrupted},
+      {"seconds", facts.seconds},
+      {"model", facts.model},
+      {"preset", facts.preset},
+      {"engine", facts.engine},
+      {"io_engine", facts.io_engine},
+      {"answer_tokens", answer_tokens_},
+      {"tiers",
+       {{"hbm", tier_json({.bytes = hbm_of(facts).bytes_used, .peak = hbm_of(facts).bytes_peak},
+                          hbm_of(facts).bytes_max)},
+        {"dram", tier_json(dram_, facts.dram_bytes_max)},
+        {"nvme", tier_json(nvme_, facts.nvme_bytes_max)}}},
+      {"io",
+       {{"extents_needed", io_.extents_needed},
+        {"nvme_read_bytes", io_.nvme_read_bytes},
+        {"nvme_written_bytes", io_.nvme_written_bytes},
+        {"prefetch_hits", io_.prefetch_hits},
+        {"prefetch_ready", io_.prefetch_ready}}},
+      {"nvme_writes",
+       {{"payload_bytes", facts.cache.nvme_payload_bytes},
+        {"extent_bytes", facts.cache.nvme_written_bytes},
+        {"index_bytes", facts.cache.nvme_index_written_bytes},
+        {"amplification", facts.cache.write_amplification()},
+        {"bytes_left_of_day", facts.cache.nvme_write_bytes_left == UINT64_MAX
+                                  ? Json()
+                                  : Json(facts.cache.nvme_write_bytes_left)},
+        {"refused_saves", facts.cache.nvme_refused_save_count}}},
+      {"dram_reads",
+       {{"cpu_bytes", facts.cache.host_read_bytes},
+        {"gpu_bytes", facts.cache.link_read_bytes},
+        {"ahead_bytes", facts.cache.ahead_read_bytes}}},
+      {"quality", quality_json(facts.cache.quality)},
+      {"media_ms", times_json(media_seconds_)},
+      {"ttft_ms", times_json(ttft_seconds_)},
+      {"tpot_ms", times_json(tpot_seconds_)}};
   for (int role = 0; role < kRoleCount; ++role) {
     const auto index = static_cast<size_t>(role);
     const std::string label(name(static_cast<Role>(role)));

@@ -217,7 +217,7 @@ template <class T>
 Status launch_rms_norm(const RmsNormParams<T>& params, cudaStream_t stream) {
   if (params.rows == 0) return {};
   // Of few rows each has a multiprocessor to itself.
-  const unsigned threads = params.rows <= 16 ? 4 * kThreads : kThreads;
+  const unsigned threads = params.rows <= 64 ? 4 * kThreads : kThreads;
   return launch_overlapped("rms_norm_kernel", rms_norm_kernel<T>,
                            {dim3(static_cast<unsigned>(params.rows)), dim3(threads)}, stream,
                            params);
