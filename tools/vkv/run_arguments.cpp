@@ -66,9 +66,8 @@ Status wrong(std::string message) { return {Code::kInvalidArgument, std::move(me
 void add_job_flags(CLI::App& command, RunArguments& a) {
   command
       .add_option("--model", a.model,
-                  "Folder of a Hugging Face checkpoint (LLaVA, Qwen2-VL, Qwen2.5-VL; Llama or "
-                  "Qwen2 for text), "
-                  "or a GGUF file")
+                  "Folder of a Hugging Face checkpoint (LLaVA, LLaVA-OneVision, Qwen2-VL, "
+                  "Qwen2.5-VL; Llama or Qwen2 for text), or a GGUF file")
       ->required()
       ->type_name("PATH");
   command.add_option("--image", a.images, "Picture to ask about; may be repeated")
