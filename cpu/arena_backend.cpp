@@ -48,8 +48,8 @@ Status ArenaBackend::squared_distances(const KvShape& shape, const OpenTokens& s
   return {};
 }
 
-Result<std::optional<BadValue>> ArenaBackend::append(const AppendItem& item) {
-  return append_rows(item);
+Result<std::optional<BadValue>> ArenaBackend::append(std::span<const AppendItem> items) {
+  return append_rows(items);
 }
 
 Status ArenaBackend::to_float(ElementType element, const void* source, float* target,

@@ -26,7 +26,7 @@ class ArenaBackend : public Backend {
   Status squared_distances(const KvShape& shape, const OpenTokens& source,
                            std::span<const uint32_t> rows, const float* mean,
                            std::span<float> distances) final;
-  Result<std::optional<BadValue>> append(const AppendItem& item) final;
+  Result<std::optional<BadValue>> append(std::span<const AppendItem> items) final;
   Status to_float(ElementType element, const void* source, float* target, size_t count) final;
   Status from_float(ElementType element, const float* source, void* target, size_t count) final;
   Status keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept) final;

@@ -30,13 +30,17 @@ size_t convert(Codec codec, ElementType element, const void* source, uint16_t* t
 
 }  // namespace
 
-std::optional<BadValue> append_rows(const AppendItem& item) {
-  for (const bool of_v : {false, true}) {
-    const void* const source = of_v ? item.v : item.k;
-    const size_t bad = convert(item.codec, item.element, source,
-                               of_v ? item.v_target : item.k_target, item.value_count);
-    if (bad < item.value_count)
-      return BadValue{.of_v = of_v, .index = bad, .value = load(item.element, source, bad)};
+std::optional<BadValue> append_rows(std::span<const AppendItem> items) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    const AppendItem& item = items[i];
+    for (const bool of_v : {false, true}) {
+      const void* const source = of_v ? item.v : item.k;
+      const size_t bad = convert(item.codec, item.element, source,
+                                 of_v ? item.v_target : item.k_target, item.value_count);
+      if (bad == item.value_count) continue;
+      return BadValue{
+          .item = i, .of_v = of_v, .index = bad, .value = load(item.element, source, bad)};
+    }
   }
   return std::nullopt;
 }

@@ -12,7 +12,7 @@
 namespace vkv {
 
 // As the functions of Backend with these names.
-std::optional<BadValue> append_rows(const AppendItem& item);
+std::optional<BadValue> append_rows(std::span<const AppendItem> items);
 void keep_rows(uint16_t* rows, size_t row_values, std::span<const uint32_t> kept);
 void squared_distances(const KvShape& shape, const OpenTokens& source,
                        std::span<const uint32_t> rows, const float* mean,

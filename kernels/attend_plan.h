@@ -11,13 +11,29 @@
 
 namespace vkv {
 
-// What a call will do.
+// The blocks of a source that are known by a number (AttendItem::blocks_id).
+struct KeptTable {
+  size_t source = 0;
+  std::span<const BlockView> blocks;  // the item's
+  uint64_t id = 0;
+};
+
+// Those of an item whose layer is known by where its open tokens lie.
+inline bool has_kept_table(const AttendItem& item) {
+  return item.blocks_id != 0 && item.open.k != nullptr;
+}
+
+bool any_rotated(std::span<const BlockView> blocks);
+
+// What a call will do. Valid as long as the items' blocks.
 struct AttendPlan {
-  std::vector<AttendSource> sources;  // their `blocks` are set where the tables are uploaded
+  // Where the tables are uploaded, `blocks` are set, and any_rotated of those with a kept table.
+  std::vector<AttendSource> sources;
   std::vector<AttendTask> tasks;
   std::vector<MergeTask> merges;
-  std::vector<BlockView> blocks;
+  std::vector<BlockView> blocks;    // of the sources that have no kept table
   std::vector<size_t> first_block;  // of each source
+  std::vector<KeptTable> kept;
   int channels = 0;
   int rows = 0;  // of a slot
   int slot_count = 0;

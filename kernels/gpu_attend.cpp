@@ -24,8 +24,7 @@ AttendSource source_of(const AttendItem& item) {
                       .scale = item.scale,
                       .open_codec = item.open.codec,
                       .causal = item.causal};
-  source.any_rotated = std::any_of(item.blocks.begin(), item.blocks.end(),
-                                   [](const BlockView& block) { return block.k_rotated; });
+  if (!has_kept_table(item)) source.any_rotated = any_rotated(item.blocks);
   return source;
 }
 
@@ -89,6 +88,10 @@ int units_of(const AttendItem& item) {
          (item.open.token_count + kOpenUnitTokens - 1) / kOpenUnitTokens;
 }
 
+bool any_rotated(std::span<const BlockView> blocks) {
+  return std::ranges::any_of(blocks, [](const BlockView& block) { return block.k_rotated; });
+}
+
 int slot_rows(std::span<const AttendItem> items) {
   const bool few = std::all_of(items.begin(), items.end(), [](const AttendItem& item) {
     return item.q_len * item.shape.group() <= kRowsPerTile;
@@ -116,7 +119,10 @@ Result<AttendPlan> plan_attend(std::span<const AttendItem> items, int resident, 
     const int source = static_cast<int>(plan.sources.size());
     plan.sources.push_back(source_of(item));
     plan.first_block.push_back(plan.blocks.size());
-    plan.blocks.insert(plan.blocks.end(), item.blocks.begin(), item.blocks.end());
+    if (has_kept_table(item))
+      plan.kept.push_back({plan.sources.size() - 1, item.blocks, item.blocks_id});
+    else
+      plan.blocks.insert(plan.blocks.end(), item.blocks.begin(), item.blocks.end());
     const int unit_count = units_of(item);
     const int parts = (unit_count + task_units - 1) / task_units;
     for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head)

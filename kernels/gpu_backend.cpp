@@ -26,17 +26,10 @@
 #include "kernels/side_stream.h"
 #include "kernels/stream_marks.h"
 #include "kernels/trace_range.h"
+#include "kernels/work_room.h"
 
 namespace vkv {
 namespace {
-
-// Work memory of an engine. Constants, so that a budget never changes how work is cut.
-constexpr size_t kListValues = size_t{1} << 20;       // row indices, distances or scores at once
-constexpr size_t kRoomBytes = size_t{24} << 20;       // of the encoder's calls that need some
-constexpr size_t kTableBytes = size_t{32} << 20;      // of attention, of all layers
-constexpr size_t kKeptRingBytes = size_t{1} << 20;    // of row indices on their way
-constexpr size_t kListedRowsMax = size_t{256} << 10;  // of one call of the encoder
-constexpr int64_t kSlotsMin = 4096;                   // partials of attention at once
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -89,7 +82,7 @@ class GpuBackend final : public Backend {
   Status squared_distances(const KvShape& shape, const OpenTokens& source,
                            std::span<const uint32_t> rows, const float* mean,
                            std::span<float> distances) override;
-  Result<std::optional<BadValue>> append(const AppendItem& item) override;
+  Result<std::optional<BadValue>> append(std::span<const AppendItem> items) override;
   Status to_float(ElementType element, const void* source, float* target, size_t count) override {
     return on_device([&] { return launch_to_float(element, source, target, count, stream_); });
   }
@@ -120,6 +113,9 @@ class GpuBackend final : public Backend {
   }
   bool is_reached(uint64_t mark) override { return marks_.is_reached(mark); }
   Status quiesce() override;
+  Status drop_ahead() override {
+    return on_device([&] { return ahead_.stop(stream_); });
+  }
   Status finish() override {
     return waits() ? on_device([&] { return synchronize(stream_); }) : Status();
   }
@@ -152,7 +148,6 @@ class GpuBackend final : public Backend {
   Status encoding(Work&& work);
   bool waits() const { return own_stream_.get() != nullptr; }
   Status noted(Status status);
-  Status check_room(size_t byte_count, size_t row_count, const char* purpose) const;
 
   const int device_;
   std::string name_;
@@ -289,15 +284,6 @@ Status GpuBackend::merge(std::span<const MergeItem> items) {
   });
 }
 
-Status GpuBackend::check_room(size_t byte_count, size_t row_count, const char* purpose) const {
-  if (byte_count <= kRoomBytes && row_count <= kListedRowsMax) return {};
-  return {Code::kOutOfMemory,
-          "hbm tier: " + std::string(purpose) + " of " + std::to_string(row_count) +
-              " tokens needs " + std::to_string(byte_count) + " bytes; its work memory is " +
-              std::to_string(kRoomBytes) + " bytes and " + std::to_string(kListedRowsMax) +
-              " tokens: prefill in smaller windows"};
-}
-
 template <class Work>
 Status GpuBackend::encoding(Work&& work) {
   const TraceRange trace("encode");
@@ -366,15 +352,20 @@ Status GpuBackend::squared_distances(const KvShape& shape, const OpenTokens& sou
   });
 }
 
-Result<std::optional<BadValue>> GpuBackend::append(const AppendItem& item) {
+Result<std::optional<BadValue>> GpuBackend::append(std::span<const AppendItem> items) {
   const TraceRange trace("append");
   std::optional<BadValue> bad;
   const Status status = on_device([&]() -> Status {
-    VKV_TRY_ASSIGN(late, late_.next_append(label_, stream_));
-    VKV_TRY(launch_append(item, late.slot, late.found, stream_));
+    for (size_t first = 0; first < items.size(); first += kAppendItemsMax) {
+      const auto some = items.subspan(first, std::min(kAppendItemsMax, items.size() - first));
+      VKV_TRY_ASSIGN(late, late_.next_appends(some, stream_));
+      VKV_TRY(launch_append(some, late.slots, late.found, stream_));
+    }
     if (!waits()) return {};
     VKV_TRY_ASSIGN(errors, late_.take(stream_));
-    if (!errors.empty()) bad = errors.front().bad;
+    if (errors.empty()) return {};
+    bad = errors.front().bad;
+    while (items[bad->item].label.sequence != errors.front().label.sequence) ++bad->item;
     return {};
   });
   VKV_TRY(status);
@@ -490,7 +481,8 @@ Result<GpuEngine> make_gpu_engine(GpuEngineOptions options) {
   engine.host_bytes = backend->host_bytes();
   engine.backend = std::move(backend);
   engine.device_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kDevice);
-  engine.pinned_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kPinned);
+  engine.pinned_memory =
+      std::make_unique<PinnedMemory>(options.device_index, std::move(options.host_pages));
   return Result<GpuEngine>(std::move(engine));
 }
 

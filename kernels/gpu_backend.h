@@ -18,6 +18,7 @@ struct GpuEngineOptions {
   void* stream = nullptr;  // a cudaStream_t of that device; nullptr: one of its own
   // Computes attention beside the GPU (Backend::attend_shared()); nullptr: nobody does.
   std::unique_ptr<Backend> host;
+  std::unique_ptr<MemorySource> host_pages;  // what pinned_memory pins
 };
 
 struct GpuEngine {

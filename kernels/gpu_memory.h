@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -57,6 +59,41 @@ class GpuMemory final : public MemorySource {
   const int device_;
   const CudaMemory memory_;
   std::vector<CudaArray<std::byte>> pieces_;
+};
+
+// Memory of the host that kernels read at the same address: pages of another source, registered
+// with the driver. With huge pages that are there already this takes a fifth of the time of
+// cudaHostAlloc, which besides stops the GPU and all who call it meanwhile (measured on an H100:
+// 5 ms against 25 for 64 MiB, and launches beside it 10 us against 20 ms).
+class PinnedMemory final : public MemorySource {
+ public:
+  PinnedMemory(int device, std::unique_ptr<MemorySource> pages)
+      : device_(device), pages_(std::move(pages)) {}
+
+  Result<std::byte*> map(uint64_t byte_count) override {
+    const DeviceScope scope(device_);
+    VKV_TRY(scope.status());
+    VKV_TRY_ASSIGN(data, pages_->map(byte_count));
+    const cudaError_t error =
+        cudaHostRegister(data, byte_count, cudaHostRegisterPortable | cudaHostRegisterMapped);
+    if (error == cudaSuccess) return data;
+    (void)cudaGetLastError();
+    pages_->unmap(data, byte_count);
+    return Status(Code::kOutOfMemory, "the driver refuses to pin " + std::to_string(byte_count) +
+                                          " bytes (" + cudaGetErrorString(error) +
+                                          "); lower the DRAM budget");
+  }
+
+  void unmap(std::byte* data, uint64_t byte_count) override {
+    const DeviceScope scope(device_);
+    (void)cudaDeviceSynchronize();  // kernels may still use it
+    (void)cudaHostUnregister(data);
+    pages_->unmap(data, byte_count);
+  }
+
+ private:
+  const int device_;
+  const std::unique_ptr<MemorySource> pages_;
 };
 
 // False for what CUDA does not know.

@@ -36,11 +36,14 @@ Result<LateErrors> LateErrors::make(cudaStream_t stream) {
 
 uint64_t& LateErrors::word_of_encode(uint64_t call) const { return words_.data()[call % kEncodes]; }
 
-Result<LateErrors::AppendSlot> LateErrors::next_append(const CallLabel& label, cudaStream_t main) {
-  if (appends_.size() == kAppends) VKV_TRY(take_appends(main));
-  appends_.push_back(label);
-  return AppendSlot{.slot = slots_.data() + appends_.size() - 1,
-                    .found = reinterpret_cast<uint32_t*>(words_.data() + kEncodes)};
+Result<LateErrors::AppendSlots> LateErrors::next_appends(std::span<const AppendItem> items,
+                                                         cudaStream_t main) {
+  static_assert(kAppendItemsMax <= kAppends);
+  if (appends_.size() + items.size() > kAppends) VKV_TRY(take_appends(main));
+  LateSlot* const first = slots_.data() + appends_.size();
+  for (const AppendItem& item : items) appends_.push_back(item.label);
+  return AppendSlots{.slots = first,
+                     .found = reinterpret_cast<uint32_t*>(words_.data() + kEncodes)};
 }
 
 Result<uint64_t*> LateErrors::next_encode(const CallLabel& label, cudaStream_t stream) {

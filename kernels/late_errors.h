@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda_handles.h"
@@ -21,12 +22,13 @@ class LateErrors {
   // On the current device, on whose `stream` slots are cleared. Errors: kOutOfMemory, kCuda.
   static Result<LateErrors> make(cudaStream_t stream);
 
-  struct AppendSlot {
-    LateSlot* slot = nullptr;
+  struct AppendSlots {
+    LateSlot* slots = nullptr;  // one an item
     uint32_t* found = nullptr;
   };
-  // For a call about to be queued on the main stream. Waits where a ring is full.
-  Result<AppendSlot> next_append(const CallLabel& label, cudaStream_t main);
+  // For a call about to be queued on the main stream, of at most kAppendItemsMax. Waits where a
+  // ring is full.
+  Result<AppendSlots> next_appends(std::span<const AppendItem> items, cudaStream_t main);
   // nullptr: the word for errors of an encode about to be queued on `stream`; encoded() behind it.
   Result<uint64_t*> next_encode(const CallLabel& label, cudaStream_t stream);
   Status encoded(cudaStream_t stream);

@@ -43,19 +43,34 @@ __device__ void note_bad_value(LateSlot* slot, uint64_t place, float value) {
   }
 }
 
-// blockIdx.y: K or V.
+// Of AppendItems, what differs from one to the next.
+struct AppendRows {
+  size_t value_count;
+  const void* source[2];  // K, V
+  uint16_t* target[2];
+};
+struct AppendBatch {
+  ElementType element;
+  Codec codec;
+  AppendRows rows[kAppendItemsMax];
+};
+
+// blockIdx.y: K or V. blockIdx.z: the item.
 __global__ void __launch_bounds__(kThreads)
-    append_kernel(const AppendItem item, LateSlot* slot, volatile uint32_t* found) {
+    append_kernel(const __grid_constant__ AppendBatch batch, LateSlot* slots,
+                  volatile uint32_t* found) {
   let_next_begin();
   const bool of_v = blockIdx.y == 1;
-  const void* source = of_v ? item.v : item.k;
-  uint16_t* target = of_v ? item.v_target : item.k_target;
+  const AppendRows& rows = batch.rows[blockIdx.z];
+  LateSlot* const slot = slots + blockIdx.z;
+  const void* source = rows.source[blockIdx.y];
+  uint16_t* target = rows.target[blockIdx.y];
   wait_for_previous();
-  for (size_t i = first_index(); i < item.value_count; i += index_step()) {
-    const float value = load(item.element, source, i);
-    const uint16_t bits = float_to_16_bit(item.codec, value);
+  for (size_t i = first_index(); i < rows.value_count; i += index_step()) {
+    const float value = load(batch.element, source, i);
+    const uint16_t bits = float_to_16_bit(batch.codec, value);
     target[i] = bits;
-    if (is_finite(float_from_16_bit(item.codec, bits))) continue;
+    if (is_finite(float_from_16_bit(batch.codec, bits))) continue;
     note_bad_value(slot, i | (of_v ? LateSlot::kOfV : 0), value);
     *found = 1;
   }
@@ -107,10 +122,20 @@ __global__ void __launch_bounds__(kThreads) keep_rows_kernel(const KeepRows work
 
 }  // namespace
 
-Status launch_append(const AppendItem& item, LateSlot* slot, uint32_t* found, cudaStream_t stream) {
-  return launch_overlapped("append_kernel", append_kernel,
-                           {dim3(blocks_for(item.value_count), 2), dim3(kThreads)}, stream, item,
-                           slot, found);
+Status launch_append(std::span<const AppendItem> items, LateSlot* slots, uint32_t* found,
+                     cudaStream_t stream) {
+  VKV_CHECK(!items.empty() && items.size() <= kAppendItemsMax);
+  AppendBatch batch{.element = items.front().element, .codec = items.front().codec};
+  size_t most = 0;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const AppendItem& item = items[i];
+    VKV_CHECK(item.element == batch.element && item.codec == batch.codec);
+    batch.rows[i] = {item.value_count, {item.k, item.v}, {item.k_target, item.v_target}};
+    most = std::max(most, item.value_count);
+  }
+  const dim3 grid(blocks_for(most), 2, static_cast<uint32_t>(items.size()));
+  return launch_overlapped("append_kernel", append_kernel, {grid, dim3(kThreads)}, stream, batch,
+                           slots, found);
 }
 
 Status launch_to_float(ElementType element, const void* source, float* target, size_t count,

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "runtime/base/backend.h"
 #include "vkv/status.h"
@@ -23,9 +24,11 @@ struct LateSlot {
   bool has_bad_value() const { return place != UINT64_MAX; }
 };
 
-// Where a value is not finite, notes the first of them in slot, K before V, and sets *found, which
-// the host reads.
-Status launch_append(const AppendItem& item, LateSlot* slot, uint32_t* found, cudaStream_t stream);
+// Where a value is not finite, notes the first of an item in its slot, K before V, and sets *found,
+// which the host reads. slots: one an item. At most kAppendItemsMax, of one element and codec.
+inline constexpr size_t kAppendItemsMax = 64;
+Status launch_append(std::span<const AppendItem> items, LateSlot* slots, uint32_t* found,
+                     cudaStream_t stream);
 
 // Host bytes to the device as arguments of a kernel, which is quicker than a copy. Multiples of 16.
 inline constexpr size_t kWrittenBytesMax = 2048;

@@ -16,6 +16,7 @@
 
 #include "runtime/ahead_planner.h"
 #include "runtime/base/backend.h"
+#include "runtime/placement.h"
 #include "runtime/sequence.h"
 #include "runtime/share_planner.h"
 #include "runtime/stager.h"
@@ -35,14 +36,20 @@ struct AttentionTask {
   float* lse = nullptr;      // [q_len, q_heads]
 };
 
+// What a query reads besides the open tokens, in the order of merging.
+std::vector<const ExtentUse*> uses_of(const LayerState& state, bool exact);
+
+// The same error, naming the sequence.
+Status in_sequence(const Status& status, SequenceId id);
+
 class Attention {
  public:
-  // `stager` may be nullptr: no NVMe tier. pool: of DRAM, and of scratch memory, which an engine
-  // that cuts itself does not need. Errors: kOutOfMemory.
-  // host_share: as in CacheOptions.
+  // placement: of all extents, with the backend. `stager` may be nullptr: no NVMe tier. pool: of
+  // DRAM, and of scratch memory, which an engine that cuts itself does not need. host_share: as in
+  // CacheOptions. Errors: kOutOfMemory.
   static Result<std::unique_ptr<Attention>> make(const KvShape& shape, float scale,
-                                                 Backend& backend, Stager* stager, MemoryPool& pool,
-                                                 double host_share);
+                                                 const Placement& placement, Stager* stager,
+                                                 MemoryPool& pool, double host_share);
 
   // Of the scratch memory: the partial of one chunk, and up to 4 MiB where a sixteenth of the DRAM
   // budget allows it.
@@ -82,20 +89,24 @@ class Attention {
   using Staged = std::map<const Extent*, const std::byte*>;
   // Blocks of one task, some of which the CPU may take.
   struct TaskBlocks {
+    std::shared_ptr<const KeptViews> kept;  // all of them; else
     std::vector<BlockView> views;
     std::vector<uint64_t> dram_bytes;  // of each; 0: not in DRAM, or read ahead
     std::vector<bool> readable;        // by the CPU: all its parts are in DRAM
     std::vector<BlockView> host_views;
     uint64_t ahead_bytes = 0;  // read ahead
+
+    std::span<const BlockView> all() const { return kept ? kept->views : views; }
   };
 
-  Attention(const KvShape& shape, float scale, Backend& backend, Stager* stager,
-            const MemoryPool& pool, MemoryBuffer scratch, double host_share)
+  Attention(const KvShape& shape, float scale, const Placement& placement, Stager* stager,
+            MemoryPool& pool, MemoryBuffer scratch, double host_share)
       : planner_(host_share),
         ahead_(shape.layers),
         shape_(shape),
         scale_(scale),
-        backend_(backend),
+        placement_(placement),
+        backend_(placement.backend()),
         stager_(stager),
         pool_(pool),
         scratch_(std::move(scratch)) {}
@@ -109,6 +120,8 @@ class Attention {
   Status attend_whole(int layer, std::span<const AttentionTask> tasks, const Staged& staged);
   // All blocks of a task; what was read ahead is taken.
   TaskBlocks blocks_of(const LayerState& state, const Staged& staged);
+  // Of a layer that lies in HBM as a whole; else nullptr, as where DRAM has no room for them.
+  std::shared_ptr<const KeptViews> keep_views(const LayerState& state);
   // Gives blocks in DRAM to the CPU, the newest first, as the planner says. Returns their bytes.
   uint64_t share(std::vector<TaskBlocks>& blocks);
   Status bring(int layer, std::span<const AttentionTask> tasks, uint64_t wanted, int label);
@@ -140,10 +153,12 @@ class Attention {
   ReadBytes read_bytes_;
   const KvShape shape_;
   const float scale_;
+  const Placement& placement_;
   Backend& backend_;
   Stager* stager_;
-  const MemoryPool& pool_;  // knows the NUMA nodes of what lies in DRAM
-  MemoryBuffer scratch_;    // partials of a wave; empty where the engine cuts
+  MemoryPool& pool_;         // knows the NUMA nodes of what lies in DRAM
+  uint64_t kept_count_ = 0;  // so far
+  MemoryBuffer scratch_;     // partials of a wave; empty where the engine cuts
 };
 
 }  // namespace vkv

@@ -66,12 +66,13 @@ Status check_sequence_out(const char* argument, const vkv_sequence* target) {
   return check_pointer(argument, target, alignof(vkv_sequence));
 }
 
-Result<AppendRequest> read_append(const vkv_append_request* given, ElementType element) {
-  VKV_TRY(check_struct("request", given));
-  VKV_TRY(check_range("request.token_count", given->token_count, 1, kTokensMax));
-  VKV_TRY(check_pointer("request.k", given->k, bytes_of(element)));
-  VKV_TRY(check_pointer("request.v", given->v, bytes_of(element)));
-  VKV_TRY(not_null("request.roles", given->roles));
+Result<AppendRequest> read_append(const std::string& where, const vkv_append_request* given,
+                                  ElementType element) {
+  VKV_TRY(check_struct(where, given));
+  VKV_TRY(check_range(where + ".token_count", given->token_count, 1, kTokensMax));
+  VKV_TRY(check_pointer(where + ".k", given->k, bytes_of(element)));
+  VKV_TRY(check_pointer(where + ".v", given->v, bytes_of(element)));
+  VKV_TRY(check_pointer(where + ".roles", given->roles, 1));
   return AppendRequest{.sequence = SequenceId{given->sequence},
                        .token_count = static_cast<int>(given->token_count),
                        .k = given->k,
@@ -182,7 +183,23 @@ vkv_status vkv_truncate(vkv_cache* cache, vkv_sequence sequence, int64_t token_c
 vkv_status vkv_append(vkv_cache* cache, int32_t layer, const vkv_append_request* request) {
   return c_call([&]() -> Status {
     VKV_TRY_ASSIGN(used, use(cache));
-    VKV_TRY_ASSIGN(read, read_append(request, used->options().element));
+    VKV_TRY_ASSIGN(read, read_append("request", request, used->options().element));
+    return used->append(layer, read);
+  });
+}
+
+vkv_status vkv_append_batch(vkv_cache* cache, int32_t layer, const vkv_append_request* requests,
+                            int64_t request_count) {
+  return c_call([&]() -> Status {
+    VKV_TRY_ASSIGN(used, use(cache));
+    VKV_TRY(check_range("request_count", request_count, 1, kRequestsMax));
+    VKV_TRY(check_pointer("requests", requests, alignof(vkv_append_request)));
+    std::vector<AppendRequest> read;
+    for (int64_t i = 0; i < request_count; ++i) {
+      const std::string where = "requests[" + std::to_string(i) + "]";
+      VKV_TRY_ASSIGN(one, read_append(where, requests + i, used->options().element));
+      read.push_back(one);
+    }
     return used->append(layer, read);
   });
 }

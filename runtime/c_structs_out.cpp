@@ -159,7 +159,8 @@ vkv_stats stats_in_c(const CacheStats& stats) {
               .nvme_payload_bytes = stats.nvme_payload_bytes,
               .nvme_index_written_bytes = stats.nvme_index_written_bytes,
               .nvme_write_bytes_left = stats.nvme_write_bytes_left,
-              .nvme_refused_save_count = stats.nvme_refused_save_count};
+              .nvme_refused_save_count = stats.nvme_refused_save_count,
+              .risen_bytes = stats.risen_bytes};
   std::transform(stats.tier.begin(), stats.tier.end(), c.tier, tier_in_c);
   return c;
 }

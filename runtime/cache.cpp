@@ -6,7 +6,6 @@
 #include <cmath>
 #include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "runtime/quality_meter.h"
 #include "runtime/seal.h"
 #include "runtime/sequence_stats.h"
+#include "runtime/tier_stats.h"
 
 namespace vkv {
 namespace {
@@ -50,7 +50,7 @@ class CacheImpl final : public Cache {
       if (options_.keep_store)
         archive_ = std::make_unique<Archive>(options_, placement_, *tiers_.store);
     }
-    VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, backend,
+    VKV_TRY_ASSIGN(attention, Attention::make(options_.shape, options_.score_scale, placement_,
                                               stager_.get(), dram_, options_.host_share));
     attention_ = std::move(attention);
     promoter_ = std::make_unique<Promoter>(options_, options_.score_scale, backend, placement_,
@@ -64,7 +64,7 @@ class CacheImpl final : public Cache {
   Result<SequenceId> fork(SequenceId parent) override;
   Status erase(SequenceId sequence) override;
   Status truncate(SequenceId sequence, int token_count_dropped) override;
-  Status append(int layer, const AppendRequest& request) override;
+  Status append(int layer, std::span<const AppendRequest> requests) override;
   Status attend(int layer, std::span<const AttendRequest> requests) override;
   Status settle() override;
   Status save(SequenceId sequence, const SequenceKey& key) override;
@@ -84,13 +84,6 @@ class CacheImpl final : public Cache {
   size_t row_values(int heads) const {
     return static_cast<size_t>(heads) * static_cast<size_t>(options_.shape.head_dim);
   }
-  uint64_t sequence_bytes(const SequenceState& sequence) const {
-    const size_t v_sum_bytes = options_.keep_original == KeepOriginal::kNone
-                                   ? 0
-                                   : row_values(options_.shape.kv_heads) * sizeof(double);
-    return sizeof(SequenceState) + sequence.layers.size() * (sizeof(LayerState) + v_sum_bytes) +
-           sequence.roles.size() * sizeof(Role);
-  }
   Status has_archive() const {
     if (archive_) return {};
     return {Code::kUnsupported,
@@ -102,6 +95,9 @@ class CacheImpl final : public Cache {
   Result<SequenceState*> usable(SequenceId id);
   Status take_late_errors();  // waits for what was appended
   Result<SequenceId> add(std::unique_ptr<SequenceState> sequence);
+  // Into the open blocks of their sequences, where they do not count yet.
+  Status convert(int layer, std::span<const AppendRequest> requests,
+                 std::span<SequenceState* const> sequences);
   Status check_attend(int layer, std::span<const AttendRequest> requests) const;
   // Float copies of q and room for out and lse, in one scratch buffer, 16-byte aligned all.
   Result<std::vector<AttentionTask>> make_tasks(std::span<const AttendRequest> requests);
@@ -162,7 +158,7 @@ Status CacheImpl::settle() {
 }
 
 Result<SequenceId> CacheImpl::add(std::unique_ptr<SequenceState> sequence) {
-  VKV_TRY(dram_.charge(sequence_bytes(*sequence), "a sequence"));
+  VKV_TRY(dram_.charge(sequence_bytes(options_, *sequence), "a sequence"));
   const SequenceId id{next_id_++};
   sequences_.emplace(id, std::move(sequence));
   return id;
@@ -204,7 +200,7 @@ Result<SequenceId> CacheImpl::fork(SequenceId parent_id) {
 Status CacheImpl::erase(SequenceId id) {
   const std::lock_guard lock(mutex_);
   VKV_TRY_ASSIGN(sequence, find(id));
-  dram_.discharge(sequence_bytes(*sequence));
+  dram_.discharge(sequence_bytes(options_, *sequence));
   sequences_.erase(id);
   if (stager_) stager_->drop_orphans();
   return {};
@@ -245,35 +241,60 @@ Status CacheImpl::truncate(SequenceId id, int dropped) {
   return {};
 }
 
-Status CacheImpl::append(int layer, const AppendRequest& request) {
+Status CacheImpl::append(int layer, std::span<const AppendRequest> requests) {
   const std::lock_guard lock(mutex_);
-  VKV_TRY_ASSIGN(sequence, usable(request.sequence));
-  VKV_TRY(check_append(options_.shape, layer, request, *sequence));
-  const uint64_t role_bytes = layer == 0 ? request.roles.size() * sizeof(Role) : 0;
-  VKV_TRY(dram_.charge(role_bytes, "roles of tokens"));
-  LayerState& state = sequence->layers[static_cast<size_t>(layer)];
-  VKV_TRY(tiers_.backend->join(state.sealing));
-  tiers_.backend->label_calls(
-      {.sequence = request.sequence, .layer = layer, .first_position = state.token_count});
-  const Status appended = state.open.append(placement_, options_.element, request.k, request.v,
-                                            request.token_count, state.token_count);
-  if (!appended.ok()) {
-    dram_.discharge(role_bytes);
-    return appended;
+  VKV_TRY(check_each_once(requests, "append"));
+  std::vector<SequenceState*> sequences;
+  uint64_t role_bytes = 0;
+  for (const AppendRequest& request : requests) {
+    VKV_TRY_ASSIGN(sequence, usable(request.sequence));
+    VKV_TRY(check_append(options_.shape, layer, request, *sequence));
+    sequences.push_back(sequence);
+    if (layer == 0) role_bytes += request.roles.size() * sizeof(Role);
   }
-  state.token_count += static_cast<uint32_t>(request.token_count);
-  if (layer == 0)
-    sequence->roles.insert(sequence->roles.end(), request.roles.begin(), request.roles.end());
+  VKV_TRY(dram_.charge(role_bytes, "roles of tokens"));
+  const Status converted = convert(layer, requests, sequences);
+  if (!converted.ok()) {
+    dram_.discharge(role_bytes);
+    return converted;
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const AppendRequest& request = requests[i];
+    LayerState& state = sequences[i]->layers[static_cast<size_t>(layer)];
+    state.open.add_newest(request.token_count, state.token_count);
+    state.token_count += static_cast<uint32_t>(request.token_count);
+    std::vector<Role>& roles = sequences[i]->roles;
+    if (layer == 0) roles.insert(roles.end(), request.roles.begin(), request.roles.end());
+  }
   return tiers_.backend->finish();
 }
 
+Status CacheImpl::convert(int layer, std::span<const AppendRequest> requests,
+                          std::span<SequenceState* const> sequences) {
+  std::vector<AppendItem> items;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const AppendRequest& request = requests[i];
+    LayerState& state = sequences[i]->layers[static_cast<size_t>(layer)];
+    VKV_TRY(tiers_.backend->join(state.sealing));
+    VKV_TRY_ASSIGN(item, state.open.room_for(placement_, options_.element, request.k, request.v,
+                                             request.token_count));
+    items.push_back(item);
+    items.back().label = {
+        .sequence = request.sequence, .layer = layer, .first_position = state.token_count};
+  }
+  VKV_TRY_ASSIGN(bad, tiers_.backend->append(items));
+  if (!bad) return {};
+  const CallLabel& label = items[bad->item].label;
+  const std::string whose =
+      requests.size() == 1 ? "" : "sequence " + std::to_string(number(label.sequence)) + ": ";
+  return {Code::kInvalidArgument,
+          whose + words_of(*bad, options_.shape, options_.open_codec, label.first_position)};
+}
+
 Status CacheImpl::check_attend(int layer, std::span<const AttendRequest> requests) const {
-  std::set<SequenceId> seen;
+  VKV_TRY(check_each_once(requests, "attend"));
   for (const AttendRequest& request : requests) {
     VKV_TRY_ASSIGN(sequence, find(request.sequence));
-    if (!seen.insert(request.sequence).second)
-      return {Code::kInvalidArgument, "sequence " + std::to_string(number(request.sequence)) +
-                                          ": stands twice in one attend"};
     VKV_TRY(vkv::check_attend(options_.shape, layer, request, *sequence));
   }
   return {};
@@ -347,6 +368,7 @@ Status CacheImpl::attend(int layer, std::span<const AttendRequest> requests) {
   counters_.encode_seconds += sealing.seconds();
   if (scratch_.bytes().size() > kKeptScratchBytes) scratch_ = MemoryBuffer();
   VKV_TRY(sealed);
+  VKV_TRY(placement_.rise());
   VKV_TRY(attention_->read_ahead(layer, tasks));
   return tiers_.backend->finish();
 }
@@ -454,36 +476,11 @@ Result<SequenceStats> CacheImpl::sequence_stats(SequenceId id) const {
 CacheStats CacheImpl::stats() const {
   const std::lock_guard lock(mutex_);
   CacheStats stats = counters_;
-  for (const MemoryPool* pool : {tiers_.hbm.get(), &dram_})
-    if (pool != nullptr)
-      stats.tier[static_cast<size_t>(pool->tier())] = {
-          .bytes_used = pool->bytes_used(),
-          .bytes_peak = pool->bytes_peak(),
-          .bytes_max = pool->bytes_max(),
-          .extent_count = placement_.extent_count(pool->tier()),
-          .original_bytes = placement_.original_bytes(pool->tier())};
+  report_tiers(options_, tiers_, placement_, stager_.get(), stats);
   stats.sequence_count = sequences_.size();
-  stats.demoted_bytes = placement_.demoted_bytes();
   stats.quality = meter_.stats();
-  attention_->report(stats);
-  if (!tiers_.store) return stats;
-  const BlockStoreStats store = tiers_.store->stats();
-  stats.tier[static_cast<size_t>(Tier::kNvme)] = {
-      .bytes_used = store.bytes_reserved,
-      .bytes_peak = store.bytes_peak,
-      .bytes_max = options_.nvme_bytes_max,
-      .extent_count = placement_.extent_count(Tier::kNvme),
-      .original_bytes = placement_.original_bytes(Tier::kNvme)};
-  stats.nvme_read_bytes = store.read_bytes;
-  stats.nvme_written_bytes = store.written_bytes;
-  stats.nvme_payload_bytes = store.payload_bytes;
-  stats.nvme_index_written_bytes = store.index_written_bytes;
-  stats.nvme_write_bytes_left = store.write_bytes_left;
   stats.nvme_refused_save_count = archive_ ? archive_->refused_count() : 0;
-  stats.nvme_read_count = stager_->stats().needed_count;
-  stats.prefetch_hit_count = stager_->stats().hit_count;
-  stats.prefetch_ready_count = stager_->stats().ready_count;
-  stats.nvme_wait_seconds = stager_->stats().wait_seconds;
+  attention_->report(stats);
   return stats;
 }
 

@@ -13,6 +13,14 @@ constexpr uint32_t kTokensMax = 1u << 30;  // of a sequence
 
 }  // namespace
 
+Status check_each_once(std::vector<SequenceId> ids, std::string_view call) {
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  if (twice == ids.end()) return {};
+  return {Code::kInvalidArgument, "sequence " + std::to_string(static_cast<uint64_t>(*twice)) +
+                                      ": stands twice in one " + std::string(call)};
+}
+
 Status check_append(const KvShape& shape, int layer, const AppendRequest& request,
                     const SequenceState& sequence) {
   const auto wrong = [](std::string message) {

@@ -108,6 +108,7 @@ class Extent {
   MemoryBuffer bytes_;  // empty on NVMe
   StoreExtent stored_;  // byte_count 0: not in the store
   Placement* placement_ = nullptr;
+  bool may_rise_ = true;  // no disk has failed to read it for that
 };
 
 // 32-bit words with a bit for each token of a block.

@@ -33,23 +33,22 @@ OpenTokens OpenBlock::tokens() const {
   return {.codec = codec_, .token_count = token_count(), .k = k(buffer_), .v = v(buffer_)};
 }
 
-Status OpenBlock::append(Placement& placement, ElementType element, const void* k_source,
-                         const void* v_source, int count, uint32_t first_position) {
+Result<AppendItem> OpenBlock::room_for(Placement& placement, ElementType element,
+                                       const void* k_source, const void* v_source, int count) {
   const size_t needed = rows() + static_cast<size_t>(count);
   if (needed > capacity(buffer_)) VKV_TRY(reallocate(placement, needed + kGrowthTokens));
+  return AppendItem{.element = element,
+                    .codec = codec_,
+                    .value_count = static_cast<size_t>(count) * row_values(),
+                    .k = k_source,
+                    .v = v_source,
+                    .k_target = k(buffer_) + rows() * row_values(),
+                    .v_target = v(buffer_) + rows() * row_values()};
+}
 
-  VKV_TRY_ASSIGN(
-      bad, placement.backend().append({.element = element,
-                                       .codec = codec_,
-                                       .value_count = static_cast<size_t>(count) * row_values(),
-                                       .k = k_source,
-                                       .v = v_source,
-                                       .k_target = k(buffer_) + rows() * row_values(),
-                                       .v_target = v(buffer_) + rows() * row_values()}));
-  if (bad) return {Code::kInvalidArgument, words_of(*bad, shape_, codec_, first_position)};
+void OpenBlock::add_newest(int count, uint32_t first_position) {
   for (int i = 0; i < count; ++i) positions_.push_back(first_position + static_cast<uint32_t>(i));
   classes_.resize(positions_.size(), TokenClass::kUndecided);
-  return {};
 }
 
 Status OpenBlock::remove(Backend& backend, std::span<const uint8_t> gone) {

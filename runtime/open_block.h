@@ -42,11 +42,11 @@ class OpenBlock {
   std::span<const TokenClass> classes() const { return classes_; }
   std::span<TokenClass> classes() { return classes_; }
 
-  // Converts and adds the newest tokens. k, v: [count, kv_heads, head_dim] of `element`.
-  // Errors: kInvalidArgument naming the value that is not finite or overflows, unless the engine
-  // finds it late, kOutOfMemory; nothing is added then.
-  Status append(Placement& placement, ElementType element, const void* k, const void* v, int count,
-                uint32_t first_position);
+  // What an engine shall convert, behind the newest tokens, where there is room now. k, v: [count,
+  // kv_heads, head_dim] of `element`. Nothing is added before add_newest(). Errors: kOutOfMemory.
+  Result<AppendItem> room_for(Placement& placement, ElementType element, const void* k,
+                              const void* v, int count);
+  void add_newest(int count, uint32_t first_position);
 
   // Drops rows that `gone` marks. [token_count] Fails only as the engine does.
   Status remove(Backend& backend, std::span<const uint8_t> gone);

@@ -12,13 +12,14 @@
 #include "kernels/gpu_backend.h"
 #include "kernels/gpu_devices.h"
 #include "runtime/open_options.h"
+#include "transfer/huge_pages.h"
 #include "transfer/node_memory.h"
 #include "transfer/slab_source.h"
 
 namespace vkv {
 namespace {
 
-// Pinned at once: getting and giving back pinned memory is slow and stops the GPU.
+// Pinned at once.
 constexpr uint64_t kPinnedSlabBytes = uint64_t{64} << 20;
 
 // Read ahead, where options do not say: a layer of Qwen2.5-7B with 128K tokens of `visual2`, which
@@ -64,10 +65,14 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
     VKV_TRY_ASSIGN(cpu, make_cpu_backend({.plan = plan, .awake_us = kHostAwakeUs}));
     host = std::move(cpu);
   }
+  std::unique_ptr<MemorySource> host_pages = std::make_unique<HugePages>();
+  if (!plan.memory_nodes.empty())  // near the GPU
+    host_pages = std::make_unique<NodePolicySource>(std::move(host_pages), plan.memory_nodes);
   VKV_TRY_ASSIGN(engine, make_gpu_engine({.shape = options.shape,
                                           .device_index = options.device_index,
                                           .stream = options.stream,
-                                          .host = std::move(host)}));
+                                          .host = std::move(host),
+                                          .host_pages = std::move(host_pages)}));
   const uint64_t least = engine.work_bytes + least_hbm_bytes(options);
   if (options.hbm_bytes_max < least)
     return Status(
@@ -99,15 +104,13 @@ Result<Tiers> open_cuda(const CacheOptions& options) {
     VKV_TRY(tiers.backend->give_ahead_room(tiers.ahead.bytes()));
   }
 
-  // 3. DRAM as it is needed, near the GPU.
+  // 3. DRAM as it is needed.
   tiers.dram = std::make_unique<MemoryPool>(options.dram_bytes_max);
   VKV_TRY(tiers.dram->charge(engine.host_bytes, "the CPU's part of attention"));
   const uint64_t share = options.dram_bytes_max / 8 / kExtentAlignment * kExtentAlignment;
-  if (!plan.memory_nodes.empty())
-    engine.pinned_memory =
-        std::make_unique<NodePolicySource>(std::move(engine.pinned_memory), plan.memory_nodes);
   auto pinned_source = std::make_unique<SlabSource>(
       std::move(engine.pinned_memory), std::min(kPinnedSlabBytes, share), tiers.dram.get());
+  pinned_source->grow_ahead();
   tiers.pinned =
       std::make_unique<MemoryPool>(Tier::kDram, options.dram_bytes_max, std::move(pinned_source));
   VKV_TRY_ASSIGN(store, open_store(options));

@@ -102,6 +102,8 @@ void Placement::add_resident(Extent& extent) {
   if (Level* const level = level_of(extent)) {
     level->extents.insert(&extent);
     level->bytes += extent.byte_count();
+  } else {
+    on_disk_.insert(&extent);
   }
   count(extent);
 }
@@ -112,7 +114,7 @@ Result<std::shared_ptr<Extent>> Placement::adopt(int layer, ExtentContent conten
   VKV_TRY(host_pool_.charge(extent->table_bytes(), "block table"));
   store_->hold(stored);
   extent->placement_ = this;
-  count(*extent);
+  add_resident(*extent);
   return extent;
 }
 
@@ -251,9 +253,12 @@ void Placement::discount(const Extent& extent) {
 }
 
 void Placement::remove_resident(Extent& extent) {
+  ++move_count_;
   if (Level* const level = level_of(extent)) {
     level->extents.erase(&extent);
     level->bytes -= extent.byte_count();
+  } else {
+    on_disk_.erase(&extent);
   }
   discount(extent);
 }
@@ -262,10 +267,19 @@ void Placement::moved(Extent& extent, MemoryBuffer bytes) {
   remove_resident(extent);
   extent.bytes_ = std::move(bytes);
   add_resident(extent);
+}
+
+void Placement::demoted(Extent& extent, MemoryBuffer bytes) {
+  moved(extent, std::move(bytes));
   demoted_bytes_ += extent.byte_count();
 }
 
 void Placement::forget(Extent& extent) {
+  std::erase_if(rises_, [&](Rise& rise) {
+    if (rise.extent != &extent) return false;
+    give_up(rise);
+    return true;
+  });
   remove_resident(extent);
   if (extent.is_stored()) forget_stored(extent);
   host_pool_.discharge(extent.table_bytes());
@@ -301,7 +315,7 @@ Status Placement::copy_out(const std::vector<Extent*>& extents) {
     Result<MemoryBuffer> room = allocate_in(pinned, extent->byte_count(), "blocks out of HBM");
     if (!room.ok()) return any_moved ? Status() : room.status();
     VKV_TRY(backend_.copy(room.value().data(), extent->bytes_.data(), extent->byte_count()));
-    moved(*extent, std::move(room.value()));
+    demoted(*extent, std::move(room.value()));
     any_moved = true;
   }
   return keep_share(pinned);
@@ -329,7 +343,7 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
   std::vector<std::pair<Extent*, IoTicket>> writes;
   for (Extent* extent : extents) {
     if (extent->is_stored()) {
-      moved(*extent, MemoryBuffer());
+      demoted(*extent, MemoryBuffer());
       any_moved = true;
       continue;
     }
@@ -347,7 +361,7 @@ Status Placement::write_out(const std::vector<Extent*>& extents) {
       if (status.ok()) status = written;
       continue;
     }
-    moved(*extent, MemoryBuffer());
+    demoted(*extent, MemoryBuffer());
     any_moved = true;
   }
   return any_moved ? Status() : status;  // some room was made: the caller tries again

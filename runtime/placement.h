@@ -83,10 +83,19 @@ class Placement {
   // Moves all originals that lie in DRAM to NVMe. Errors: kOutOfMemory, kIo.
   Status demote_originals();
 
+  // Has extents of most value that a faster tier has room for by now, as after an erase(), move up,
+  // a few at a time, while other work goes on: ends what earlier calls have started and starts the
+  // next. After an attend; waits for no copy and no disk. Originals stay, and what a disk cannot
+  // read. Errors: those of the engine.
+  Status rise();
+
   // Called by the extent's destructor.
   void forget(Extent& extent);
 
+  // How often an extent's bytes have come to lie elsewhere.
+  uint64_t move_count() const { return move_count_; }
   uint64_t demoted_bytes() const { return demoted_bytes_; }
+  uint64_t risen_bytes() const { return risen_bytes_; }
   uint64_t extent_count(Tier tier) const { return extent_count_[static_cast<size_t>(tier)]; }
   uint64_t original_bytes(Tier tier) const { return original_bytes_[static_cast<size_t>(tier)]; }
 
@@ -104,6 +113,16 @@ class Placement {
   };
   // What load() reads, and where to.
   struct Load;
+  // An extent on its way up; what it has, counts until then.
+  struct Rise {
+    Extent* extent = nullptr;
+    size_t level = 0;  // where to
+    MemoryBuffer bytes;
+    uint64_t stretch = 0;  // of the copy: Backend::join()
+    bool from_disk = false;
+    uint64_t mark = 0;                  // from which on a disk may write to `bytes`
+    IoTicket ticket = IoTicket::kNone;  // of the read; kNone: not begun
+  };
 
   bool is_last(const Level& level) const { return &level == &levels_.back(); }
   bool can_demote(const Level& level) const {
@@ -123,6 +142,13 @@ class Placement {
   Status write_out(const std::vector<Extent*>& extents);
   // `bytes`: where it lies now; empty: in the store.
   void moved(Extent& extent, MemoryBuffer bytes);
+  void demoted(Extent& extent, MemoryBuffer bytes);
+  Status end_rises();
+  Status start_rises(size_t level_index);
+  Extent* next_to_rise(size_t level_index);  // nullptr: none, or no room for it
+  void start_read(Rise& rise);               // where its mark is reached
+  bool is_over(Rise& rise);                  // starts its read where that is not yet done
+  void give_up(Rise& rise);
   void add_resident(Extent& extent);
   void remove_resident(Extent& extent);
   void count(const Extent& extent);
@@ -131,10 +157,13 @@ class Placement {
   Backend& backend_;
   MemoryPool& host_pool_;
   BlockStore* store_;
-  std::vector<Level> levels_;  // the fastest first
+  std::vector<Level> levels_;                   // the fastest first
+  std::set<Extent*, LeastValueFirst> on_disk_;  // and in no memory
+  std::vector<Rise> rises_;                     // under way
   std::array<uint64_t, kTierCount> extent_count_{};
   std::array<uint64_t, kTierCount> original_bytes_{};
-  uint64_t demoted_bytes_ = 0;
+  uint64_t demoted_bytes_ = 0, risen_bytes_ = 0;
+  uint64_t move_count_ = 0;
   uint64_t next_serial_ = 0;
 };
 

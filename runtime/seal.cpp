@@ -73,11 +73,13 @@ Result<uint64_t> Sealer::seal_class(const SequenceState& sequence, LayerState& s
                                     const SealRequest& request, TokenClass token_class,
                                     SealSample* sample) {
   const size_t block_tokens = static_cast<size_t>(tokens_per_block(options_.shape.head_dim));
+  const std::span<const TokenClass> classes = state.open.classes();
+  size_t count = static_cast<size_t>(std::count(classes.begin(), classes.end(), token_class));
+  if (!request.ends_window) count = count / block_tokens * block_tokens;
+  if (count == 0) return uint64_t{0};
   std::vector<uint32_t> rows;
-  for (uint32_t i = 0; i < state.open.classes().size(); ++i)
-    if (state.open.classes()[i] == token_class) rows.push_back(i);
-  if (!request.ends_window) rows.resize(rows.size() / block_tokens * block_tokens);
-  if (rows.empty()) return uint64_t{0};
+  for (uint32_t i = 0; rows.size() < count; ++i)
+    if (classes[i] == token_class) rows.push_back(i);
 
   const bool low = token_class == TokenClass::kLow;
   const CodecPair codecs = codecs_of(request.layer, token_class);
@@ -124,13 +126,18 @@ Status Sealer::classify_new(const SequenceState& sequence, LayerState& state,
   if (state.token_count <= recent) return {};
   const uint32_t recent_begin = state.token_count - recent;
 
-  // 1. The tokens that have become old.
+  // 1. The tokens that have become old. What is not decided stands behind what is.
   std::vector<uint32_t> rows;
   std::vector<Role> roles;
   std::vector<uint8_t> is_sink;
-  for (uint32_t i = 0; i < state.open.classes().size(); ++i) {
-    const uint32_t position = state.open.positions()[i];
-    if (state.open.classes()[i] != TokenClass::kUndecided || position >= recent_begin) continue;
+  const std::span<const TokenClass> known = state.open.classes();
+  const std::span<const uint32_t> positions = state.open.positions();
+  const auto old_end = std::lower_bound(positions.begin(), positions.end(), recent_begin);
+  uint32_t first = static_cast<uint32_t>(old_end - positions.begin());
+  const uint32_t end = first;
+  while (first > 0 && known[first - 1] == TokenClass::kUndecided) --first;
+  for (uint32_t i = first; i < end; ++i) {
+    const uint32_t position = positions[i];
     rows.push_back(i);
     roles.push_back(sequence.roles[position]);
     is_sink.push_back(position < static_cast<uint32_t>(policy.sink_tokens) ? 1 : 0);

@@ -15,6 +15,16 @@
 
 namespace vkv {
 
+// Views of the blocks of a layer that lies in the memory of a GPU as a whole. A step of many
+// sequences asks for a million of them, and they stay the same for a hundred steps. Immutable.
+struct KeptViews {
+  std::vector<BlockView> views;
+  size_t extent_count = 0;  // of the layer when they were made
+  uint64_t move_count = 0;  // of the placement
+  uint64_t id = 0;          // as AttendItem::blocks_id
+  MemoryCharge charge;
+};
+
 // One layer: every token counts in exactly one block of one extent, or is open.
 struct LayerState {
   std::vector<ExtentUse> extents;   // in the order of sealing, which is that of merging
@@ -26,6 +36,7 @@ struct LayerState {
   std::shared_ptr<const ChargedBytes> mean;  // float [kv_heads, head_dim], fixed at the first seal
   PrecisionCounts counts;
   uint32_t token_count = 0;
+  mutable std::shared_ptr<const KeptViews> kept_views;  // what Attention wants to know again
   uint64_t sealing = 0;  // Backend::join() of it before an engine touches the layer
 
   const float* mean_values() const {

@@ -158,6 +158,15 @@ class Walk {
 
 }  // namespace
 
+uint64_t sequence_bytes(const CacheOptions& options, const SequenceState& sequence) {
+  const size_t v_sum_bytes =
+      options.keep_original == KeepOriginal::kNone
+          ? 0
+          : sizeof(double) * static_cast<size_t>(options.shape.kv_heads * options.shape.head_dim);
+  return sizeof(SequenceState) + sequence.layers.size() * (sizeof(LayerState) + v_sum_bytes) +
+         sequence.roles.size() * sizeof(Role);
+}
+
 SequenceStats sequence_stats(const CacheOptions& options, const SequenceState& sequence) {
   SequenceStats stats;
   stats.token_count = sequence.roles.size();

@@ -8,6 +8,9 @@
 
 namespace vkv {
 
+// On the host, besides blocks and open tokens.
+uint64_t sequence_bytes(const CacheOptions& options, const SequenceState& sequence);
+
 // Every byte of the sequence's storage is assigned to a role: that of an extent (padding and table
 // entries too) by record and by the tokens in it, that of means by tokens.
 SequenceStats sequence_stats(const CacheOptions& options, const SequenceState& sequence);

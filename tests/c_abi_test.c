@@ -113,7 +113,7 @@ AT(vkv_tier_stats, bytes_max, 24);
 AT(vkv_tier_stats, extent_count, 32);
 AT(vkv_tier_stats, original_bytes, 40);
 
-SIZE(vkv_stats, 376);
+SIZE(vkv_stats, 384);
 FIRST(vkv_stats);
 AT(vkv_stats, tier, 8);
 AT(vkv_stats, sequence_count, 152);
@@ -144,6 +144,7 @@ AT(vkv_stats, nvme_payload_bytes, 344);
 AT(vkv_stats, nvme_index_written_bytes, 352);
 AT(vkv_stats, nvme_write_bytes_left, 360);
 AT(vkv_stats, nvme_refused_save_count, 368);
+AT(vkv_stats, risen_bytes, 376);
 
 SIZE(vkv_role_stats, 80);
 FIRST(vkv_role_stats);

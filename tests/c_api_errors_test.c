@@ -111,7 +111,7 @@ void wrong_structs_are_told(void) {
   CHECK_FAILS(vkv_attend(cache, 0, NULL, 2), VKV_INVALID_ARGUMENT, "requests is NULL");
 
   vkv_stats stats = {.struct_size = sizeof stats + 1};
-  CHECK_FAILS(vkv_get_stats(cache, &stats), VKV_UNSUPPORTED, "stats.struct_size is 377");
+  CHECK_FAILS(vkv_get_stats(cache, &stats), VKV_UNSUPPORTED, "stats.struct_size is 385");
   CHECK_FAILS(vkv_get_stats(cache, NULL), VKV_INVALID_ARGUMENT, "stats is NULL");
   vkv_sequence_stats sequence_stats = {0};
   CHECK_FAILS(vkv_get_sequence_stats(cache, sequence, &sequence_stats), VKV_INVALID_ARGUMENT,
@@ -217,6 +217,13 @@ void wrong_numbers_are_told(void) {
   append = append_of(sequence, 1);
   append.v = infinite;
   CHECK_FAILS(vkv_append(cache, 0, &append), VKV_INVALID_ARGUMENT, "finite");
+
+  vkv_append_request two[2] = {append_of(sequence, 1), append_of(sequence, 1)};
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 2), VKV_INVALID_ARGUMENT, "stands twice");
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 0), VKV_INVALID_ARGUMENT, "request_count is 0");
+  CHECK_FAILS(vkv_append_batch(cache, 0, NULL, 1), VKV_INVALID_ARGUMENT, "requests is NULL");
+  two[1].v = NULL;
+  CHECK_FAILS(vkv_append_batch(cache, 0, two, 2), VKV_INVALID_ARGUMENT, "requests[1].v is NULL");
 
   vkv_attend_request attend = attend_of(sequence, 1);
   CHECK_FAILS(vkv_attend(cache, 0, &attend, 1), VKV_INVALID_ARGUMENT, "append before attend");

@@ -80,7 +80,7 @@ void feed(vkv_cache* cache, vkv_sequence sequence, int64_t token_count, int32_t 
     const vkv_append_request append = append_of(sequence, token_count);
     vkv_attend_request attend = attend_of(sequence, token_count);
     attend.ends_window = ends_window;
-    CHECK_OK(vkv_append(cache, layer, &append));
+    CHECK_OK(vkv_append_batch(cache, layer, &append, 1));
     CHECK_OK(vkv_attend(cache, layer, &attend, 1));
   }
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -40,6 +41,19 @@ inline std::vector<Role> picture_prompt(int control, int visual, int text) {
   roles.insert(roles.end(), static_cast<size_t>(text), Role::kText);
   return roles;
 }
+
+inline SequenceKey key_of(uint8_t number) {
+  SequenceKey key;
+  key.bytes.fill(number);
+  return key;
+}
+
+// The same bits.
+inline bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline void must(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
 
 inline std::unique_ptr<Cache> must_open(const CacheOptions& options) {
   Result<std::unique_ptr<Cache>> cache = Cache::open(options);

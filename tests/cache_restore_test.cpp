@@ -20,12 +20,6 @@ namespace {
 constexpr KvShape kShape{.layers = 3, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-SequenceKey key_of(uint8_t number) {
-  SequenceKey key;
-  key.bytes.fill(number);
-  return key;
-}
-
 class CacheRestoreTest : public testing::Test {
  protected:
   CacheOptions options(std::string_view preset) const {
@@ -63,12 +57,6 @@ std::vector<float> go_on(Cache& cache, SequenceId sequence, int position) {
   for (const TierStats& tier : cache.stats().tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
   return all;
 }
-
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-void must(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
 
 TEST_F(CacheRestoreTest, answers_are_bit_identical_for_every_preset_and_tier) {
   for (const std::string_view preset : precision_preset_names()) {

@@ -223,21 +223,46 @@ TEST(cache, a_batch_gives_what_each_sequence_gives_alone) {
       must_feed(*cache, sequences->back(), 0, picture_prompt(0, lengths[i], 0), true,
                 static_cast<uint32_t>(i) * 10);
     }
-  std::vector<std::vector<float>> outs(3, std::vector<float>(4 * 64, NAN)), qs;
-  std::vector<AttendRequest> requests;
+  std::vector<std::vector<float>> outs(3, std::vector<float>(4 * 64, NAN)), ks, vs, qs;
+  const Role role = Role::kText;
+  std::vector<AppendRequest> appends;
+  std::vector<AttendRequest> attends;
   for (size_t i = 0; i < 3; ++i) {
     const uint32_t seed = static_cast<uint32_t>(i) * 10;
-    const auto k = synthetic(shape, 2, 0, lengths[i], 1, 1 + seed);
-    const auto v = synthetic(shape, 2, 0, lengths[i], 1, 2 + seed);
+    ks.push_back(synthetic(shape, 2, 0, lengths[i], 1, 1 + seed));
+    vs.push_back(synthetic(shape, 2, 0, lengths[i], 1, 2 + seed));
     qs.push_back(synthetic(shape, 4, 0, lengths[i], 1, 3 + seed));
-    const Role role = Role::kText;
-    ASSERT_TRUE(cache->append(0, {batched[i], 1, k.data(), v.data(), {&role, 1}}).ok());
-    requests.push_back({batched[i], 1, qs[i].data(), outs[i].data()});
+    appends.push_back({batched[i], 1, ks[i].data(), vs[i].data(), {&role, 1}});
+    attends.push_back({batched[i], 1, qs[i].data(), outs[i].data()});
   }
-  ASSERT_TRUE(cache->attend(0, requests).ok());
+  ASSERT_TRUE(cache->append(0, appends).ok());
+  ASSERT_TRUE(cache->attend(0, attends).ok());
   for (size_t i = 0; i < 3; ++i)
     EXPECT_EQ(outs[i], must_feed(*cache, alone[i], lengths[i], picture_prompt(0, 0, 1), false,
                                  static_cast<uint32_t>(i) * 10));
+}
+
+TEST(cache, a_batch_with_one_wrong_value_changes_no_sequence_of_it) {
+  const KvShape shape{1, 4, 2, 64};
+  auto cache = must_open(options_with("visual2", shape));
+  const SequenceId first = must_create(*cache), second = must_create(*cache);
+  const std::vector<float> good(2 * 64, 0.5f);
+  std::vector<float> bad = good;
+  bad[64 + 7] = INFINITY;
+  const Role role = Role::kText;
+  const AppendRequest requests[] = {{first, 1, good.data(), good.data(), {&role, 1}},
+                                    {second, 1, good.data(), bad.data(), {&role, 1}}};
+  const Status status = cache->append(0, requests);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_EQ(status.message(),
+            "sequence " + std::to_string(static_cast<uint64_t>(second)) +
+                ": v of token 0, KV head 1, channel 7 is inf; it must be finite in f16");
+  for (const SequenceId sequence : {first, second})
+    EXPECT_EQ(cache->sequence_stats(sequence).value().role[0].token_count, 0u);
+  const AppendRequest twice[] = {requests[0], requests[0]};
+  EXPECT_NE(cache->append(0, twice).message().find("stands twice in one append"),
+            std::string::npos);
+  EXPECT_TRUE(cache->append(0, requests[0]).ok());
 }
 
 TEST(cache, fp16_and_bf16_tensors_give_the_rounded_answer) {

@@ -181,6 +181,42 @@ TEST(cache_tiers, damaged_bytes_on_disk_are_an_error_that_names_the_sequence) {
   EXPECT_TRUE(cache->erase(sequence).ok());
 }
 
+TEST(cache_tiers, what_went_to_nvme_comes_back_when_another_sequence_is_erased) {
+  const auto decode = [](Cache& cache, SequenceId sequence) {
+    std::vector<float> all;
+    for (int step = 0; step < 30; ++step) {
+      const auto out = must_feed(cache, sequence, 40 * 64 + 23 + step, picture_prompt(0, 0, 1));
+      all.insert(all.end(), out.begin(), out.end());
+    }
+    return all;
+  };
+  auto roomy = must_open(in_dram("balanced"));
+  const SequenceId alone = must_create(*roomy);
+  play(*roomy, alone, 40);
+  const std::vector<float> want = decode(*roomy, alone);
+  const uint64_t own_bytes = roomy->sequence_stats(alone).value().role[1].sealed_stored_bits / 8;
+  ASSERT_GT(own_bytes, uint64_t{512} << 10);
+
+  CacheOptions options = on_nvme("balanced", uint64_t{16} << 20, IoBackend::kAuto);
+  options.dram_block_bytes_max = own_bytes + own_bytes / 2;
+  auto cache = must_open(options);
+  const SequenceId stays = must_create(*cache), goes = must_create(*cache);
+  play(*cache, stays, 40);
+  play(*cache, goes, 40);
+  EXPECT_EQ(cache->stats().risen_bytes, 0u);
+  EXPECT_GT(cache->sequence_stats(stays).value().role[1].nvme_value_count, 0u);
+  ASSERT_TRUE(cache->erase(goes).ok());
+  EXPECT_EQ(decode(*cache, stays), want);
+  CacheStats stats = cache->stats();
+  for (int step = 30; step < 1000 && stats.tier[2].extent_count > 0; ++step) {  // a slow disk
+    must_feed(*cache, stays, 40 * 64 + 23 + step, picture_prompt(0, 0, 1));
+    stats = cache->stats();
+  }
+  EXPECT_EQ(stats.tier[static_cast<size_t>(Tier::kNvme)].extent_count, 0u);
+  EXPECT_GT(stats.risen_bytes, 0u);
+  for (const TierStats& tier : stats.tier) EXPECT_LE(tier.bytes_peak, tier.bytes_max);
+}
+
 TEST(cache_tiers, the_store_file_is_gone_after_close) {
   CacheOptions options = on_nvme("balanced", uint64_t{16} << 20, IoBackend::kAuto);
   auto cache = must_open(options);

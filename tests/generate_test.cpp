@@ -301,6 +301,19 @@ TEST_F(generate, a_question_cannot_claim_an_image_or_end_the_prompt) {
   EXPECT_EQ(answer.value().prompt_tokens[kControl], 1u);
 }
 
+// This model, whose weights are random, would like to.
+TEST_F(generate, an_answer_has_no_pictures) {
+  Generator asker = generator();
+  const int32_t picture = model_->config().image_token;
+  for (const uint64_t seed : {1, 2, 3}) {
+    const auto answer = asker.answer(
+        {.text = "What?", .sampling = {.temperature = 20, .seed = seed, .max_new_tokens = 300}},
+        Media());
+    ASSERT_TRUE(answer.ok()) << answer.status().message();
+    EXPECT_EQ(std::ranges::count(answer.value().tokens, picture), 0);
+  }
+}
+
 TEST_F(generate, a_prompt_and_its_answer_stay_within_the_models_positions) {
   const TemporaryDirectory scratch;
   for (const auto& entry : fs::directory_iterator(kRandomCheckpoint))

@@ -107,23 +107,29 @@ inline Result<std::vector<float>> step(Cache& cache, const std::vector<Turn>& tu
   const ElementType element = cache.options().element;
   std::vector<float> all;
   for (int layer = 0; layer < shape.layers; ++layer) {
-    std::vector<Tensor> queries, outs;
+    std::vector<Tensor> tensors, queries, outs;
+    std::vector<AppendRequest> appends;
     for (const Turn& turn : turns) {
       const int count = static_cast<int>(turn.roles.size());
       const auto values = [&](int heads, uint32_t which) {
         return to_bytes(values_of(shape, heads, layer, turn.first, count, which + turn.seed, kind),
                         element);
       };
-      Tensor k(cache, values(shape.kv_heads, 1)), v(cache, values(shape.kv_heads, 2));
+      std::byte* k_and_v[2];
+      for (const uint32_t which : {1u, 2u}) {
+        tensors.emplace_back(cache, values(shape.kv_heads, which));
+        k_and_v[which - 1] = tensors.back().data();
+      }
       queries.emplace_back(cache, values(shape.q_heads, 3));
       outs.emplace_back(cache,
                         std::vector<std::byte>(values(shape.q_heads, 3).size(), std::byte{0xff}));
-      VKV_TRY(cache.append(layer, {.sequence = turn.sequence,
-                                   .token_count = count,
-                                   .k = k.data(),
-                                   .v = v.data(),
-                                   .roles = turn.roles}));
+      appends.push_back({.sequence = turn.sequence,
+                         .token_count = count,
+                         .k = k_and_v[0],
+                         .v = k_and_v[1],
+                         .roles = turn.roles});
     }
+    VKV_TRY(cache.append(layer, appends));
     std::vector<AttendRequest> requests;
     for (size_t i = 0; i < turns.size(); ++i)
       requests.push_back({.sequence = turns[i].sequence,

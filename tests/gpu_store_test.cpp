@@ -19,18 +19,6 @@ namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-SequenceKey key_of(uint8_t number) {
-  SequenceKey key;
-  key.bytes.fill(number);
-  return key;
-}
-
-void must(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
-
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 class GpuStore : public GpuCache {
  protected:
   CacheOptions with_store(CacheOptions options, const std::string& file) const {

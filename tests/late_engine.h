@@ -105,8 +105,9 @@ class LateEngine final : public Backend {
                            std::span<float> distances) override {
     return now([&] { return cpu_->squared_distances(shape, source, rows, mean, distances); });
   }
-  Result<std::optional<BadValue>> append(const AppendItem& item) override {
-    queue([this, item] { return cpu_->append(item).status(); });
+  Result<std::optional<BadValue>> append(std::span<const AppendItem> items) override {
+    for (const AppendItem& item : items)
+      queue([this, item] { return cpu_->append({&item, 1}).status(); });
     return std::optional<BadValue>();
   }
   Status to_float(ElementType element, const void* source, float* target, size_t count) override {

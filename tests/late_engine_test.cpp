@@ -35,14 +35,6 @@ namespace {
 constexpr KvShape kShape{.layers = 3, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-SequenceKey key_of(uint8_t number) {
-  SequenceKey key;
-  key.bytes.fill(number);
-  return key;
-}
-
-void must(const Status& status) { ASSERT_TRUE(status.ok()) << status.message(); }
-
 // Everything a call points to stays until the cache has settled.
 class LateModel {
  public:
@@ -100,10 +92,6 @@ std::vector<float> go_on(LateModel& model, Cache& cache, SequenceId sequence, in
   for (int step = 0; step < 20; ++step, ++position)
     model.feed(cache, sequence, position, picture_prompt(0, 0, 1));
   return model.settle(cache);
-}
-
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -177,6 +165,50 @@ TEST_F(LateEngineTest, all_tiers_give_the_same_bits) {
       EXPECT_GT(stats.prefetch_hit_count, 0u) << preset;
       EXPECT_TRUE(same(got, want)) << preset << " " << dram_blocks;
     }
+  }
+}
+
+TEST_F(LateEngineTest, what_was_demoted_rises_again_when_another_sequence_is_erased) {
+  std::vector<float> want;
+  uint64_t own_bytes = 0;
+  for (const bool is_short : {false, true}) {
+    CacheOptions options = on_gpu("balanced");
+    options.keep_store = false;
+    options.prefetch_extents = 24;
+    if (is_short) {
+      options.hbm_block_bytes_max = own_bytes + own_bytes / 8;
+      options.dram_block_bytes_max = own_bytes / 2;
+    }
+    auto cache = must_open(options);
+    ASSERT_NE(cache, nullptr);
+    LateModel model;
+    const SequenceId stays = must_create(*cache), goes = must_create(*cache);
+    int position = ingest(model, *cache, stays, 20);
+    own_bytes = cache->sequence_stats(stays).value().role[1].sealed_stored_bits / 8;
+    ingest(model, *cache, goes, 20);
+    (void)model.settle(*cache);
+    EXPECT_EQ(cache->stats().tier[2].extent_count > 0, is_short);
+    ASSERT_TRUE(cache->erase(goes).ok());
+    std::vector<float> got;
+    for (int step = 0; step < 40; ++step, ++position) {
+      model.feed(*cache, stays, position, picture_prompt(0, 0, 1));
+      if (step % 4 != 3) continue;
+      const std::vector<float> some = model.settle(*cache);
+      got.insert(got.end(), some.begin(), some.end());
+    }
+    // However long the disk takes.
+    const auto is_below = [&] {
+      const CacheStats stats = cache->stats();
+      return stats.tier[1].extent_count + stats.tier[2].extent_count > 0;
+    };
+    for (int step = 0; step < 2000 && is_below(); ++step, ++position) {
+      model.feed(*cache, stays, position, picture_prompt(0, 0, 1));
+      (void)model.settle(*cache);
+    }
+    EXPECT_FALSE(is_below());
+    EXPECT_EQ(cache->stats().risen_bytes > 0, is_short);
+    if (want.empty()) want = got;
+    EXPECT_TRUE(same(got, want)) << is_short;
   }
 }
 

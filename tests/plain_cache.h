@@ -40,7 +40,12 @@ class PlainCache : public Cache {
   }
   Status truncate(SequenceId, int) override { return {Code::kUnsupported, "truncate"}; }
 
-  Status append(int layer, const AppendRequest& request) override {
+  Status append(int layer, std::span<const AppendRequest> requests) override {
+    for (const AppendRequest& request : requests) append_one(layer, request);
+    return {};
+  }
+
+  void append_one(int layer, const AppendRequest& request) {
     Layer& target = sequences_.at(request.sequence)[static_cast<size_t>(layer)];
     const size_t values = static_cast<size_t>(request.token_count) * kv_width();
     const auto* const k = static_cast<const float*>(request.k);
@@ -49,7 +54,6 @@ class PlainCache : public Cache {
       target.k.push_back(stored(k[i]));
       target.v.push_back(stored(v[i]));
     }
-    return {};
   }
 
   Status attend(int layer, std::span<const AttendRequest> requests) override {

@@ -62,9 +62,12 @@ class PlainCudaCache : public Cache {
   }
   Status truncate(SequenceId, int) override { return {Code::kUnsupported, "truncate"}; }
 
-  Status append(int layer, const AppendRequest& request) override {
-    Layer& target = sequences_.at(request.sequence)[static_cast<size_t>(layer)];
-    return store(target, request.k, request.v, request.token_count);
+  Status append(int layer, std::span<const AppendRequest> requests) override {
+    for (const AppendRequest& request : requests) {
+      Layer& target = sequences_.at(request.sequence)[static_cast<size_t>(layer)];
+      VKV_TRY(store(target, request.k, request.v, request.token_count));
+    }
+    return {};
   }
 
   Status attend(int layer, std::span<const AttendRequest> requests) override {

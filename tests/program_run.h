@@ -72,6 +72,9 @@ class Program {
            info.si_pid == 0;
   }
 
+  // Of its standard output, so far.
+  std::string output() const { return file_content(folder_ / "out"); }
+
   void stop(int signal) { VKV_CHECK(kill(pid_, signal) == 0); }
 
   ProgramResult wait() {

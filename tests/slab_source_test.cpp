@@ -80,5 +80,59 @@ TEST(slab_source, slabs_come_when_needed_and_count_in_their_account) {
   EXPECT_EQ(mapped_bytes, 0u);
 }
 
+// What is wrong, in whatever thread, comes out where somebody needs a slab.
+class LimitedMemory final : public MemorySource {
+ public:
+  explicit LimitedMemory(int count) : left_(count) {}
+  Result<std::byte*> map(uint64_t) override {
+    if (left_ == 0) return Status(Code::kOutOfMemory, "the system refuses");
+    --left_;
+    next_ += uint64_t{1} << 30;
+    return reinterpret_cast<std::byte*>(next_);
+  }
+  void unmap(std::byte*, uint64_t) override {}
+
+ private:
+  int left_;
+  uint64_t next_ = 0;
+};
+
+TEST(slab_source, the_next_slab_comes_while_the_last_has_room) {
+  MemoryPool account(1024 * kKiB);
+  {
+    auto source =
+        std::make_unique<SlabSource>(std::make_unique<LimitedMemory>(3), 64 * kKiB, &account);
+    source->grow_ahead();
+    MemoryPool pool(Tier::kDram, 1024 * kKiB, std::move(source));
+    std::vector<MemoryBuffer> buffers;
+    std::vector<uint64_t> charged;
+    for (int i = 0; i < 7; ++i) {
+      auto buffer = pool.allocate(28 * kKiB, "a piece");
+      charged.push_back(account.bytes_used() / kKiB);
+      if (i < 6) {
+        ASSERT_TRUE(buffer.ok()) << buffer.status().message();
+        buffers.push_back(std::move(buffer.value()));
+      } else {
+        EXPECT_EQ(buffer.status().code(), Code::kOutOfMemory);
+        EXPECT_NE(buffer.status().message().find("the system refuses"), std::string::npos);
+      }
+    }
+    // Two pieces a slab; the fourth slab is refused ahead, and again when it is needed.
+    EXPECT_EQ(charged, (std::vector<uint64_t>{64, 128, 128, 192, 192, 256, 192}));
+  }
+  EXPECT_EQ(account.bytes_used(), 0u);
+}
+
+TEST(slab_source, what_an_account_would_miss_is_not_taken_ahead) {
+  MemoryPool account(300 * kKiB);
+  auto source =
+      std::make_unique<SlabSource>(std::make_unique<LimitedMemory>(9), 64 * kKiB, &account);
+  source->grow_ahead();
+  MemoryPool pool(Tier::kDram, 300 * kKiB, std::move(source));
+  auto first = pool.allocate(60 * kKiB, "a piece");
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(account.bytes_used(), 64 * kKiB);
+}
+
 }  // namespace
 }  // namespace vkv

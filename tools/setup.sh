@@ -14,6 +14,7 @@ readonly PACKAGES=(
   libspdlog-dev libfmt-dev                  # log lines, formatted text
   libpcre2-dev libutf8proc-dev              # the tokenizer
   libavformat-dev libavcodec-dev libswscale-dev libavutil-dev  # images and video
+  libcpp-httplib-dev                        # `vkv serve`
   libgtest-dev                              # tests
   file                                      # which files of a Debian package are programs
   libjs-chart.js                            # plots of `vkv quality --report`

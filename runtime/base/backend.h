@@ -44,6 +44,8 @@ struct AttendItem {
   const float* q = nullptr;           // [q_len, q_heads, head_dim]
   const float* k_mean = nullptr;      // [kv_heads, head_dim]; nullptr: zero
   std::span<const BlockView> blocks;  // every query sees all their tokens
+  // Of calls on one backend, those with the same number have the same blocks; 0: nobody knows.
+  uint64_t blocks_id = 0;
   // The last q_len open tokens are the queries' own when `causal`: query i sees the open tokens
   // [0, token_count - q_len + i]. Otherwise every query sees them all.
   OpenTokens open;
@@ -110,8 +112,16 @@ struct SaliencyItem {
   float* score = nullptr;  // [open.token_count], in host memory
 };
 
+// Whose values a call brings: what an error that is found late is about.
+struct CallLabel {
+  SequenceId sequence{};
+  int layer = 0;
+  uint32_t first_position = 0;  // of an append
+};
+
 // K and V of a caller, to be kept at 16 bit.
 struct AppendItem {
+  CallLabel label;
   ElementType element = ElementType::kF32;
   Codec codec = Codec::kF16;  // kF16 or kBf16
   size_t value_count = 0;     // of K, and of V
@@ -123,16 +133,10 @@ struct AppendItem {
 
 // A value that is not finite at 16 bit.
 struct BadValue {
+  size_t item = 0;  // of the call's
   bool of_v = false;
   size_t index = 0;
   float value = 0;
-};
-
-// Whose values a call brings: what an error that is found late is about.
-struct CallLabel {
-  SequenceId sequence{};
-  int layer = 0;
-  uint32_t first_position = 0;  // of an append
 };
 
 // What an engine found out after the call had returned.
@@ -228,9 +232,9 @@ class Backend {
                                    std::span<const uint32_t> rows, const float* mean,
                                    std::span<float> distances) = 0;
 
-  // Converts K and V. Returns the first value that is not finite in `codec`, K before V; targets
-  // have no meaning then.
-  virtual Result<std::optional<BadValue>> append(const AppendItem& item) = 0;
+  // Converts K and V of every item; element and codec are the same for all. Returns the first value
+  // that is not finite in `codec`, item by item, K before V; no target has a meaning then.
+  virtual Result<std::optional<BadValue>> append(std::span<const AppendItem> items) = 0;
 
   virtual Status to_float(ElementType element, const void* source, float* target, size_t count) = 0;
   virtual Status from_float(ElementType element, const float* source, void* target,
@@ -241,8 +245,9 @@ class Backend {
 
   // An engine that works on a caller's stream may return from append(), encode() and
   // encode_headers() before it knows whether their values will do. It keeps what it finds under the
-  // label that was set last, and what comes of such values must not be shown to anybody before
-  // late_errors() was asked. Of encode() it is asked soon enough when the records were attended to.
+  // item's label, or of an encode the one that was set last, and what comes of such values must not
+  // be shown to anybody before late_errors() was asked. Of encode() it is asked soon enough when
+  // the records were attended to.
   virtual void label_calls(const CallLabel&) {}
   virtual bool knows_late_errors() const { return false; }  // of some already, without waiting
   virtual Result<std::vector<LateError>> late_errors() { return std::vector<LateError>(); }
@@ -265,6 +270,8 @@ class Backend {
   // Returns when everything that was queued is done, aside and ahead too. Nothing that was read
   // ahead is taken any more.
   virtual Status quiesce() { return {}; }
+  // Only that; waits for nothing.
+  virtual Status drop_ahead() { return {}; }
 
   // From and to the engine's memory and the host's. Host memory that is not pinned may be given up
   // when it returns; for other memory see above.

@@ -3,6 +3,7 @@
 #include "tools/mllm/answer_in_progress.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace vkv {
@@ -84,6 +85,14 @@ ForwardRequest AnswerInProgress::next() const {
           .rope_delta = place_.rope_delta};
 }
 
+std::vector<float> AnswerInProgress::without_pictures(std::span<const float> logits) const {
+  std::vector<float> allowed(logits.begin(), logits.end());
+  for (const int32_t token : {config_->image_token, config_->video_token})
+    if (token >= 0 && static_cast<size_t>(token) < allowed.size())
+      allowed[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
+  return allowed;
+}
+
 std::string AnswerInProgress::take(std::span<const float> logits) {
   if (reads_prompt()) {
     prompt_.advance();
@@ -91,7 +100,7 @@ std::string AnswerInProgress::take(std::span<const float> logits) {
   } else {
     ++place_.position;
   }
-  token_ = sampler_.next(logits);
+  token_ = sampler_.next(without_pictures(logits));
   ++sampled_count_;
   const bool is_end = std::find(config_->eos_tokens.begin(), config_->eos_tokens.end(), token_) !=
                       config_->eos_tokens.end();

@@ -107,6 +107,9 @@ class AnswerInProgress {
   FinishReason finish_reason() const { return reason_; }  // once it has finished
 
  private:
+  // A model may want to write the token that stands for a picture. It would have no values.
+  std::vector<float> without_pictures(std::span<const float> logits) const;
+
   const ModelConfig* config_;
   const Tokenizer* tokenizer_;
   PromptInProgress prompt_;

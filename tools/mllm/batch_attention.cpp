@@ -6,15 +6,16 @@ namespace vkv {
 
 Status append_and_attend(Cache& cache, int layer, ForwardBatch batch, int64_t first,
                          const AttentionRows& rows) {
+  std::vector<AppendRequest> appends;
   std::vector<AttendRequest> attends;
   int64_t begin = 0;
   for (const ForwardRequest& request : batch) {
     const auto tokens = static_cast<int64_t>(request.tokens.size());
-    VKV_TRY(cache.append(layer, {.sequence = request.sequence,
-                                 .token_count = static_cast<int>(tokens),
-                                 .k = rows.k + begin * rows.kv_width,
-                                 .v = rows.v + begin * rows.kv_width,
-                                 .roles = request.roles}));
+    appends.push_back({.sequence = request.sequence,
+                       .token_count = static_cast<int>(tokens),
+                       .k = rows.k + begin * rows.kv_width,
+                       .v = rows.v + begin * rows.kv_width,
+                       .roles = request.roles});
     const int64_t query = begin == 0 ? first : begin;
     attends.push_back({.sequence = request.sequence,
                        .q_len = static_cast<int>(begin + tokens - query),
@@ -23,6 +24,7 @@ Status append_and_attend(Cache& cache, int layer, ForwardBatch batch, int64_t fi
                        .ends_window = request.ends_window});
     begin += tokens;
   }
+  VKV_TRY(cache.append(layer, appends));
   return cache.attend(layer, attends);
 }
 

@@ -62,6 +62,38 @@ Status Generator::check_length(int64_t end, int64_t tokens) const {
                   tokens, positions_max, each > 0 ? fmt::format(" ({} tokens each)", each) : "")};
 }
 
+Result<PromptTokens> Generator::media_prompt(std::span<const VisualShape> shapes,
+                                             std::string_view system) const {
+  if (system.empty()) return prompt_.media(shapes);
+  VKV_TRY_ASSIGN(prompt, Prompt::make(tokenizer_, options_.style, model_->config(), system));
+  return prompt.media(shapes);
+}
+
+Result<PromptTokens> Generator::question_prompt(const Question& question, bool with_media) const {
+  if (question.system.empty()) return prompt_.question(question.text, with_media, question.earlier);
+  VKV_TRY_ASSIGN(prompt,
+                 Prompt::make(tokenizer_, options_.style, model_->config(), question.system));
+  return prompt.question(question.text, with_media, question.earlier);
+}
+
+Result<Generator::PromptSize> Generator::size(const Question& question,
+                                              std::span<const VisualShape> shapes) const {
+  VKV_TRY(validate(question.sampling));
+  PromptSize size;
+  int64_t rope_delta = 0;
+  if (!shapes.empty()) {
+    VKV_TRY_ASSIGN(head, media_prompt(shapes, question.system));
+    size.media_tokens = head.tokens.size();
+    size.visual_tokens = count_roles(head.roles)[static_cast<size_t>(Role::kVisual)];
+    rope_delta = head.rope_delta;
+  }
+  VKV_TRY_ASSIGN(tail, question_prompt(question, !shapes.empty()));
+  size.question_tokens = tail.tokens.size();
+  const auto tokens = static_cast<int64_t>(size.media_tokens + size.question_tokens);
+  VKV_TRY(check_length(tokens + rope_delta, tokens));
+  return size;
+}
+
 PromptInProgress Generator::in_progress(SequenceId sequence, SequencePlace place,
                                         PromptTokens prompt, std::span<const float> visual,
                                         int logit_count) {
@@ -78,10 +110,10 @@ Result<AnswerInProgress> Generator::begin(const Question& question,
                                           std::span<const float> visual) {
   VKV_TRY(validate(question.sampling));
   const bool with_media = !shapes.empty();
-  VKV_TRY_ASSIGN(tail, prompt_.question(question.text, with_media));
+  VKV_TRY_ASSIGN(tail, question_prompt(question, with_media));
   PromptTokens prompt;
   if (with_media) {
-    VKV_TRY_ASSIGN(head, prompt_.media(shapes));
+    VKV_TRY_ASSIGN(head, media_prompt(shapes, question.system));
     prompt = std::move(head);
   }
   prompt.tokens.insert(prompt.tokens.end(), tail.tokens.begin(), tail.tokens.end());
@@ -103,7 +135,7 @@ Result<AnswerInProgress> Generator::begin(const Question& question,
 
 Result<AnswerInProgress> Generator::begin(const Question& question, const MediaPrefix& prefix) {
   VKV_TRY(validate(question.sampling));
-  VKV_TRY_ASSIGN(prompt, prompt_.question(question.text, true));
+  VKV_TRY_ASSIGN(prompt, question_prompt(question, true));
   const int64_t prompt_tokens = prefix.token_count + static_cast<int64_t>(prompt.tokens.size());
   VKV_TRY(check_length(prompt_tokens + prefix.rope_delta, prompt_tokens));
 
@@ -114,15 +146,16 @@ Result<AnswerInProgress> Generator::begin(const Question& question, const MediaP
                           question.sampling);
 }
 
-Result<PromptInProgress> Generator::begin_ingest(const Media& media) {
-  return begin_ingest(media.shapes, media.embeddings);
+Result<PromptInProgress> Generator::begin_ingest(const Media& media, std::string_view system) {
+  return begin_ingest(media.shapes, media.embeddings, system);
 }
 
 Result<PromptInProgress> Generator::begin_ingest(std::span<const VisualShape> shapes,
-                                                 std::span<const float> visual) {
+                                                 std::span<const float> visual,
+                                                 std::string_view system) {
   if (shapes.empty())
     return Status(Code::kInvalidArgument, "no images to ingest: several questions need media");
-  VKV_TRY_ASSIGN(prompt, prompt_.media(shapes));
+  VKV_TRY_ASSIGN(prompt, media_prompt(shapes, system));
   const auto prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
   VKV_TRY(check_length(prompt_tokens + prompt.rope_delta, prompt_tokens));
   VKV_TRY_ASSIGN(sequence, cache_->create_sequence());
@@ -174,7 +207,7 @@ Result<MediaPrefix> Generator::ingest(const Media& media, const Watch& watch) {
 
 Result<MediaPrefix> Generator::ingest(MediaSource& source, const Watch& watch) {
   const Stopwatch since_call;
-  VKV_TRY_ASSIGN(prompt, begin_ingest(source.shapes(), {}));
+  VKV_TRY_ASSIGN(prompt, begin_ingest(source.shapes(), {}, {}));
   EncodedRows rows(model_, &source);
   return run(std::move(prompt), &rows, watch, since_call);
 }
@@ -194,9 +227,10 @@ Status Generator::keep(const MediaPrefix& prefix, const SequenceKey& key) {
   return cache_->save(prefix.sequence, key);
 }
 
-Result<MediaPrefix> Generator::resume(std::span<const VisualShape> shapes, const SequenceKey& key) {
+Result<MediaPrefix> Generator::resume(std::span<const VisualShape> shapes, const SequenceKey& key,
+                                      std::string_view system) {
   const Stopwatch since_call;
-  VKV_TRY_ASSIGN(prompt, prompt_.media(shapes));
+  VKV_TRY_ASSIGN(prompt, media_prompt(shapes, system));
   VKV_TRY_ASSIGN(sequence, cache_->restore(key));
   SequenceOwner owner(cache_, sequence);
   VKV_TRY_ASSIGN(stats, cache_->sequence_stats(sequence));

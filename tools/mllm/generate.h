@@ -52,6 +52,10 @@ struct MediaPrefix {
 
 struct Question {
   std::string_view text;
+  // What was said before, the oldest first, and a message that takes the place of the prompt
+  // style's own (of a prefix: the one that it was ingested with).
+  std::span<const Exchange> earlier = {};
+  std::string_view system = {};
   Sampling sampling;
   // Gets the answer as it grows: whole UTF-8 characters, in order. May be empty.
   std::function<void(std::string_view piece)> on_text;
@@ -103,7 +107,8 @@ class Generator {
   // What ingest() would give, as an earlier process has kept it in the cache's store. The key must
   // name model and media. Errors: those of Cache::save and Cache::restore.
   Status keep(const MediaPrefix& prefix, const SequenceKey& key);
-  Result<MediaPrefix> resume(std::span<const VisualShape> shapes, const SequenceKey& key);
+  Result<MediaPrefix> resume(std::span<const VisualShape> shapes, const SequenceKey& key,
+                             std::string_view system = {});
   Result<Answer> answer(const Question& question, const MediaPrefix& prefix);
   Status release(const MediaPrefix& prefix);
 
@@ -112,8 +117,17 @@ class Generator {
   // above, before anything is computed.
   Result<AnswerInProgress> begin(const Question& question, const Media& media);
   Result<AnswerInProgress> begin(const Question& question, const MediaPrefix& prefix);
-  Result<PromptInProgress> begin_ingest(const Media& media);
+  Result<PromptInProgress> begin_ingest(const Media& media, std::string_view system = {});
   static MediaPrefix finish_ingest(PromptInProgress ingested);  // which has finished
+
+  // Tokens of the prompt up to and with the media, and behind them. Any thread may call. Errors:
+  // those of begin().
+  struct PromptSize {
+    uint64_t media_tokens = 0;
+    uint64_t visual_tokens = 0;  // of them
+    uint64_t question_tokens = 0;
+  };
+  Result<PromptSize> size(const Question& question, std::span<const VisualShape> shapes) const;
 
  private:
   Generator(Model* model, const Tokenizer* tokenizer, Cache* cache, const GeneratorOptions& options,
@@ -121,13 +135,16 @@ class Generator {
 
   // `end`: one more than the greatest position of the prompt; `tokens`: how many it has.
   Status check_length(int64_t end, int64_t tokens) const;
+  Result<PromptTokens> media_prompt(std::span<const VisualShape> shapes,
+                                    std::string_view system) const;
+  Result<PromptTokens> question_prompt(const Question& question, bool with_media) const;
   PromptInProgress in_progress(SequenceId sequence, SequencePlace place, PromptTokens prompt,
                                std::span<const float> visual, int logit_count);
   // `visual`: empty if the rows come later.
   Result<AnswerInProgress> begin(const Question& question, std::span<const VisualShape> shapes,
                                  std::span<const float> visual);
   Result<PromptInProgress> begin_ingest(std::span<const VisualShape> shapes,
-                                        std::span<const float> visual);
+                                        std::span<const float> visual, std::string_view system);
   // Runs a window; `rows`: where its visual rows come from, null if the prompt has them. Progress
   // as in Question.
   Result<std::vector<float>> forward(PromptInProgress& prompt, EncodedRows* rows,

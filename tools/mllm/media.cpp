@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "tools/mllm/media_decoder.h"
@@ -32,7 +34,13 @@ Status check_sampling(const VideoSampling& sampling) {
   return {};
 }
 
-bool is_npy(const std::filesystem::path& path) { return path.extension() == ".npy"; }
+// By name or by content: what comes over a network has no name.
+bool is_npy(const std::filesystem::path& path) {
+  if (path.extension() == ".npy") return true;
+  char magic[6] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof(magic));
+  return std::string_view(magic, sizeof(magic)) == "\x93NUMPY";
+}
 
 Status check_exists(const std::filesystem::path& path) {
   std::error_code error;

@@ -68,13 +68,20 @@ Result<PromptStyle> prompt_style(std::string_view name) {
                             name));
 }
 
-void Prompt::choose_parts(PromptStyle style) {
+Status Prompt::choose_parts(PromptStyle style, std::string_view system) {
+  const bool has_place = style == PromptStyle::kLlavaQwen || style == PromptStyle::kChatml ||
+                         style == PromptStyle::kQwenVl || style == PromptStyle::kVicuna;
+  if (!system.empty() && !has_place)
+    return {Code::kUnsupported,
+            "the model's prompt style has no place for a system message: leave it out"};
+  const std::string given(system);
   switch (style) {
     case PromptStyle::kAuto:
     case PromptStyle::kQuestion:
       start_ = {{true, "<s>"}};
       question_with_media_ = {{false, "\nQuestion: {question} Answer:"}};
       question_alone_ = {{true, "<s>"}, {false, "Question: {question} Answer:"}};
+      next_question_ = {{false, "\nQuestion: {question} Answer:"}};
       break;
     case PromptStyle::kLlavaQwen:
       start_ = {{true, kImStart}, {false, "user "}};
@@ -83,14 +90,21 @@ void Prompt::choose_parts(PromptStyle style) {
       question_alone_ = question_with_media_;
       question_alone_[0].text = "user \n{question}";
       question_alone_.insert(question_alone_.begin(), {true, kImStart});
+      next_question_ = question_alone_;
+      next_question_.insert(next_question_.begin(), {true, kImEnd});
+      if (!given.empty())
+        for (auto* parts : {&start_, &question_alone_})
+          parts->insert(parts->begin(),
+                        {{true, kImStart}, {false, "system \n" + given, true}, {true, kImEnd}});
       break;
     case PromptStyle::kChatml:
     case PromptStyle::kQwenVl: {
       const bool is_qwen = style == PromptStyle::kQwenVl;
-      const std::string system =
-          is_qwen ? kQwenSystem : default_system(tokenizer_->chat_template());
-      if (!system.empty())
-        start_ = {{true, kImStart}, {false, "system\n" + system}, {true, kImEnd}, {false, "\n"}};
+      std::string message = is_qwen ? kQwenSystem : default_system(tokenizer_->chat_template());
+      if (!given.empty()) message = given;
+      if (!message.empty())
+        start_ = {
+            {true, kImStart}, {false, "system\n" + message, true}, {true, kImEnd}, {false, "\n"}};
       start_.insert(start_.end(), {{true, kImStart}, {false, "user\n"}});
       const std::vector<Part> rest = {
           {true, kImEnd}, {false, "\n"}, {true, kImStart}, {false, "assistant\n"}};
@@ -99,6 +113,9 @@ void Prompt::choose_parts(PromptStyle style) {
       question_alone_.insert(question_alone_.end(), rest.begin(), rest.end());
       question_with_media_ = {{false, is_qwen ? "{question}" : "\n{question}"}};
       question_with_media_.insert(question_with_media_.end(), rest.begin(), rest.end());
+      next_question_ = {
+          {true, kImEnd}, {false, "\n"}, {true, kImStart}, {false, "user\n{question}"}};
+      next_question_.insert(next_question_.end(), rest.begin(), rest.end());
       if (is_qwen) before_media_ = {{true, "<|vision_start|>"}};
       if (is_qwen) after_media_ = {{true, "<|vision_end|>"}};
       break;
@@ -108,16 +125,23 @@ void Prompt::choose_parts(PromptStyle style) {
       between_media_ = {{false, "\n"}};
       question_with_media_ = {{false, "\n{question} ASSISTANT:"}};
       question_alone_ = {{false, "USER: {question} ASSISTANT:"}};
+      next_question_ = {{false, " USER: {question} ASSISTANT:"}};
+      if (!given.empty()) {
+        start_[0] = {false, given + " USER: ", true};
+        question_alone_[0].text = given + " USER: {question} ASSISTANT:";
+      }
       break;
     case PromptStyle::kPlain:
       question_with_media_ = {{false, "{question}"}};
       question_alone_ = question_with_media_;
+      next_question_ = {{false, "\n{question}"}};
       break;
   }
+  return {};
 }
 
 Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style,
-                            const ModelConfig& config) {
+                            const ModelConfig& config, std::string_view system) {
   if (style == PromptStyle::kAuto) style = config.prompt_style;
   if (style == PromptStyle::kAuto) {
     const bool is_chat = tokenizer->find(kImStart).has_value();
@@ -130,7 +154,7 @@ Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style,
   }
   Prompt prompt(config);
   prompt.tokenizer_ = tokenizer;
-  prompt.choose_parts(style);
+  VKV_TRY(prompt.choose_parts(style, system));
   if (style != PromptStyle::kQuestion)  // has its own
     for (auto* parts : {&prompt.start_, &prompt.question_alone_})
       for (size_t i = 0; i < tokenizer->begin_tokens().size(); ++i)
@@ -156,8 +180,8 @@ Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
       continue;
     }
     std::string text = part.text;
-    if (const size_t at = text.find(kQuestionMark); at != std::string::npos)
-      text.replace(at, kQuestionMark.size(), question);
+    const size_t at = part.is_given ? text.npos : text.rfind(kQuestionMark);
+    if (at != text.npos) text.replace(at, kQuestionMark.size(), question);
     // The text before which no other text or medium stands is the input's first.
     const bool is_first = &parts == &start_ || &parts == &question_alone_;
     const auto place = is_first ? Tokenizer::TextPlace::kFirst : Tokenizer::TextPlace::kBehind;
@@ -188,11 +212,18 @@ Result<PromptTokens> Prompt::media(std::span<const VisualShape> shapes) const {
   return prompt;
 }
 
-Result<PromptTokens> Prompt::question(std::string_view text, bool with_media) const {
+Result<PromptTokens> Prompt::question(std::string_view text, bool with_media,
+                                      std::span<const Exchange> earlier) const {
   if (is_blank(text))
     return Status(Code::kInvalidArgument, "the question is empty: give it some words");
   PromptTokens prompt;
-  VKV_TRY(append(with_media ? question_with_media_ : question_alone_, text, prompt));
+  const std::vector<Part>* parts = with_media ? &question_with_media_ : &question_alone_;
+  for (const Exchange& exchange : earlier) {
+    VKV_TRY(append(*parts, exchange.question, prompt));
+    VKV_TRY(append({{false, std::string(exchange.answer), true}}, {}, prompt));
+    parts = &next_question_;
+  }
+  VKV_TRY(append(*parts, text, prompt));
   return prompt;
 }
 

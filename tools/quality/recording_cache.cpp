@@ -13,9 +13,14 @@ size_t width(const KvShape& shape, int heads) {
 
 }  // namespace
 
-Status RecordingCache::append(int layer, const AppendRequest& request) {
-  VKV_TRY(cache_->append(layer, request));
+Status RecordingCache::append(int layer, std::span<const AppendRequest> requests) {
+  VKV_TRY(cache_->append(layer, requests));
   if (queries_max_ == 0) return {};
+  for (const AppendRequest& request : requests) record(layer, request);
+  return {};
+}
+
+void RecordingCache::record(int layer, const AppendRequest& request) {
   const KvShape& shape = options().shape;
   const size_t values = static_cast<size_t>(request.token_count) * width(shape, shape.kv_heads);
   const auto* const k = static_cast<const float*>(request.k);
@@ -25,7 +30,6 @@ Status RecordingCache::append(int layer, const AppendRequest& request) {
   target.v.insert(target.v.end(), v, v + values);
   if (layer == 0)
     recording_.roles.insert(recording_.roles.end(), request.roles.begin(), request.roles.end());
-  return {};
 }
 
 Status RecordingCache::attend(int layer, std::span<const AttendRequest> requests) {

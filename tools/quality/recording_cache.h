@@ -46,7 +46,7 @@ class RecordingCache final : public Cache {
   Status truncate(SequenceId sequence, int dropped) override {
     return cache_->truncate(sequence, dropped);
   }
-  Status append(int layer, const AppendRequest& request) override;
+  Status append(int layer, std::span<const AppendRequest> requests) override;
   Status attend(int layer, std::span<const AttendRequest> requests) override;
   Result<SequenceStats> sequence_stats(SequenceId sequence) const override {
     return cache_->sequence_stats(sequence);
@@ -57,6 +57,8 @@ class RecordingCache final : public Cache {
   std::string io_engine() const override { return cache_->io_engine(); }
 
  private:
+  void record(int layer, const AppendRequest& request);
+
   std::unique_ptr<Cache> cache_;
   Recording recording_;
   int queries_max_ = 0;  // 0: not recording

@@ -173,7 +173,7 @@ Status SimulatedCache::truncate(SequenceId id, int dropped) {
   return {};
 }
 
-Status SimulatedCache::append(int layer_index, const AppendRequest& request) {
+Status SimulatedCache::append_one(int layer_index, const AppendRequest& request) {
   VKV_TRY_ASSIGN(sequence, find(request.sequence));
   const auto count = static_cast<size_t>(request.token_count);
   if (layer_index < 0 || layer_index >= options_.shape.layers || request.roles.size() != count)

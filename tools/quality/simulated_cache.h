@@ -44,7 +44,10 @@ class SimulatedCache final : public Cache {
   Result<SequenceId> fork(SequenceId parent) override;
   Status erase(SequenceId sequence) override;
   Status truncate(SequenceId sequence, int token_count_dropped) override;
-  Status append(int layer, const AppendRequest& request) override;
+  Status append(int layer, std::span<const AppendRequest> requests) override {
+    for (const AppendRequest& request : requests) VKV_TRY(append_one(layer, request));
+    return {};
+  }
   Status attend(int layer, std::span<const AttendRequest> requests) override;
   Result<SequenceStats> sequence_stats(SequenceId sequence) const override;
   CacheStats stats() const override { return {.sequence_count = sequences_.size()}; }
@@ -55,6 +58,7 @@ class SimulatedCache final : public Cache {
   const LambdaFit& lambda_fit() const { return fit_; }
 
  private:
+  Status append_one(int layer, const AppendRequest& request);
   struct Sequence {
     std::vector<Role> roles;
     std::vector<SimulatedLayer> layers;

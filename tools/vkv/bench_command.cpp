@@ -31,6 +31,8 @@ Examples:
   vkv bench decode --preset balanced,visual1 --tokens 8192,131072 --batch 1,4
                    --paths stream,cpu,split --report decode.html
   vkv bench prefill              a prompt of 32K tokens until its first logits, on a GPU
+  vkv bench peers --python python3 --report peers.html
+                                 beside transformers' caches, on a GPU
   vkv bench cpu                  attention by the CPU, from DRAM
   vkv bench store --folder /mnt/nvme
                                  the NVMe tier against a plain loop over io_uring)";
@@ -148,6 +150,47 @@ void add_prefill(CLI::App& command, BenchPrefillArguments& a) {
   prefill->add_flag("--json", a.json, "Print as JSON");
 }
 
+constexpr const char* kPeersAbout = R"(
+Decodes with random weights of bf16 on one GPU and prints, for each way to keep K and V,
+  step ms    until the logits of one more token are on the host (TPOT)
+  prompt ms  of a prompt until its first logits (TTFT)
+  quest. ms  of a question to that prompt
+  KV, GPU    GiB of K and V, and of the whole GPU in use, weights included
+  host       GiB of the process at its peak
+first transformers' DynamicCache in HBM and offloaded, and its QuantizedCache where a backend is
+installed, in a Python that has PyTorch and transformers; then vkv with all of exact in HBM, with
+exact streamed from DRAM, and presets with so much of their blocks in HBM as --hbm-blocks says, the
+rest read by the link and the CPU. Then sequences grow in number: transformers' until the GPU is
+full, ours until --batch-budget of HBM is.
+A minute or ten; rows are printed as they come.)";
+
+void add_peers(CLI::App& command, BenchPeersArguments& a) {
+  CLI::App* peers = command.add_subcommand("peers", "Beside transformers' caches");
+  peers->footer(kPeersAbout);
+  peers->add_option("--model", a.model, "Shapes of: " + model_shape_names())->capture_default_str();
+  peers->add_option("--python", a.python, "Has PyTorch and transformers; none: ours alone")
+      ->type_name("PROGRAM")
+      ->capture_default_str();
+  const auto list = [&](const char* flag, auto& values, const char* what) {
+    return peers->add_option(flag, values, what)->delimiter(',')->capture_default_str();
+  };
+  list("--tokens", a.tokens, "Tokens of a sequence")->check(CLI::Range(256, 1 << 20));
+  list("--preset,--policy", a.precisions, "Precision: presets, codecs (i4/i2) or files")
+      ->type_name("NAME");
+  list("--hbm-blocks", a.hbm_blocks, "Of blocks in HBM: sizes")->type_name("SIZE");
+  peers->add_option("--batch-budget", a.batch_budget, "Of HBM where batches grow; 0: no batches")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  const auto number = [&](const char* flag, int& value, int least, int most, const char* what) {
+    peers->add_option(flag, value, what)->check(CLI::Range(least, most))->capture_default_str();
+  };
+  number("--prompt-tokens", a.prompt_tokens, 0, 1 << 20, "Tokens of a prompt; 0: no prompts");
+  number("--text-tokens", a.text_tokens, 0, 256, "Of the tokens, text; the rest is visual");
+  number("--steps", a.steps, 1, 10000, "Steps; the median counts");
+  peers->add_option("--report", a.report, "Also write an HTML page with plots")->type_name("FILE");
+  peers->add_flag("--json", a.json, "Print as JSON");
+}
+
 constexpr const char* kCpuAbout = R"(
 Attention on the CPU over records of random codes in DRAM, in extents as a cache has them, and for
 each engine and pair of codecs
@@ -252,6 +295,7 @@ void add_bench_commands(CLI::App& command, BenchArguments& arguments) {
   add_attend(command, arguments.attend);
   add_decode(command, arguments.decode);
   add_prefill(command, arguments.prefill);
+  add_peers(command, arguments.peers);
   add_cpu(command, arguments.cpu);
   add_store(command, arguments.store);
   CLI::App* encode = command.add_subcommand("encode", "16-bit K and V to records, by codec");
@@ -282,6 +326,7 @@ int bench_command(const CLI::App& command, const BenchArguments& arguments) {
   if (command.got_subcommand("attend")) status = bench_attend(arguments.attend);
   if (command.got_subcommand("decode")) status = bench_decode(arguments.decode);
   if (command.got_subcommand("prefill")) status = bench_prefill(arguments.prefill);
+  if (command.got_subcommand("peers")) status = bench_peers(arguments.peers);
   if (command.got_subcommand("cpu")) status = bench_cpu(arguments.cpu);
   if (command.got_subcommand("store")) status = bench_store(arguments.store);
   if (command.got_subcommand("encode"))

@@ -6,6 +6,7 @@
 #include "tools/vkv/bench_cpu.h"
 #include "tools/vkv/bench_decode.h"
 #include "tools/vkv/bench_encode.h"
+#include "tools/vkv/bench_peers.h"
 #include "tools/vkv/bench_prefill.h"
 #include "tools/vkv/bench_store.h"
 
@@ -19,6 +20,7 @@ struct BenchArguments {
   BenchAttendArguments attend;
   BenchDecodeArguments decode;
   BenchPrefillArguments prefill;
+  BenchPeersArguments peers;
   BenchCpuArguments cpu;
   BenchEncodeArguments encode;
   BenchStoreArguments store;

@@ -14,6 +14,7 @@
 #include "tools/vkv/plan_command.h"
 #include "tools/vkv/quality_command.h"
 #include "tools/vkv/run_command.h"
+#include "tools/vkv/serve_command.h"
 #include "tools/vkv/topo_command.h"
 #include "vkv/version.h"
 
@@ -42,6 +43,11 @@ int run(int argc, char** argv) {
   CLI::App* run_app = app.add_subcommand(
       "run", "Answer questions about pictures and video, one job or a batch of them");
   vkv::add_run_flags(*run_app, run_arguments);
+
+  vkv::ServeArguments serve_arguments;
+  CLI::App* serve_app = app.add_subcommand(
+      "serve", "Answer over HTTP, as OpenAI's chat completions, many requests at once");
+  vkv::add_serve_flags(*serve_app, serve_arguments);
 
   vkv::QualityArguments quality_arguments;
   CLI::App* quality_app = app.add_subcommand(
@@ -91,7 +97,9 @@ int run(int argc, char** argv) {
   if (calibrate_app->parsed()) return vkv::calibrate_command(calibrate_arguments);
   if (quality_app->parsed()) return vkv::quality_command(quality_arguments);
   if (bench_app->parsed()) return vkv::bench_command(*bench_app, bench_arguments);
-  spdlog::set_level(run_arguments.verbose ? spdlog::level::info : spdlog::level::warn);
+  const bool verbose = run_arguments.verbose || serve_arguments.host.verbose;
+  spdlog::set_level(verbose ? spdlog::level::info : spdlog::level::warn);
+  if (serve_app->parsed()) return vkv::serve_command(serve_arguments);
   return vkv::run_command(run_arguments);
 }
 

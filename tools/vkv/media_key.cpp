@@ -75,6 +75,11 @@ Status add_model(Sha256& hash, const std::string& model) {
   return {};
 }
 
+void add_shape(Sha256& hash, const VisualShape& shape) {
+  add_text(hash, fmt::format("{} {} x {} x {}, {} s", shape.is_video ? "video" : "picture",
+                             shape.steps, shape.height, shape.width, shape.step_seconds));
+}
+
 std::vector<fs::path> all_of(const MediaFiles& files) {
   std::vector<fs::path> all = files.pictures;
   if (!files.video.empty()) all.push_back(files.video);
@@ -93,9 +98,21 @@ Result<SequenceKey> media_key(const std::string& model, const std::string& setti
            fmt::format("{}; {} pictures, {} fps, {} frames", media_decoder_name(),
                        files.pictures.size(), files.sampling.fps, files.sampling.frame_count));
   for (const fs::path& file : all_of(files)) VKV_TRY(add_content(hash, file));
-  for (const VisualShape& shape : shapes)
-    add_text(hash, fmt::format("{} {} x {} x {}, {} s", shape.is_video ? "video" : "picture",
-                               shape.steps, shape.height, shape.width, shape.step_seconds));
+  for (const VisualShape& shape : shapes) add_shape(hash, shape);
+  return SequenceKey{hash.finish()};
+}
+
+Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
+                              std::span<const VisualInput> inputs) {
+  Sha256 hash;
+  add_text(hash, "vkv media of pixels 3");
+  VKV_TRY(add_model(hash, model));
+  add_text(hash, settings);
+  for (const VisualInput& input : inputs) {
+    add_shape(hash, input.shape);
+    add_text(hash, fmt::format("{} values", input.values.size()));
+    hash.add(std::as_bytes(std::span(input.values)));
+  }
   return SequenceKey{hash.finish()};
 }
 

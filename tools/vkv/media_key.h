@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tools/mllm/media_source.h"
+#include "tools/mllm/visual_input.h"
 #include "vkv/saved.h"
 #include "vkv/status.h"
 
@@ -19,6 +20,10 @@ namespace vkv {
 // Errors: kIo.
 Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
                               const MediaFiles& files, std::span<const VisualShape> shapes);
+
+// The same of media that came as pixels: over those, and never the key of files.
+Result<SequenceKey> media_key(const std::string& model, const std::string& settings,
+                              std::span<const VisualInput> inputs);
 
 // Sizes and times of change of the media files, to see whether one has changed since. Errors: kIo.
 Result<std::string> media_stamps(const MediaFiles& files);

@@ -64,12 +64,6 @@ bool is_blank(const std::string& text) {
 Status wrong(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
 
 void add_job_flags(CLI::App& command, RunArguments& a) {
-  command
-      .add_option("--model", a.model,
-                  "Folder of a Hugging Face checkpoint (LLaVA, LLaVA-OneVision, Qwen2-VL, "
-                  "Qwen2.5-VL; Llama or Qwen2 for text), or a GGUF file")
-      ->required()
-      ->type_name("PATH");
   command.add_option("--image", a.images, "Picture to ask about; may be repeated")
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -78,11 +72,6 @@ void add_job_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--fps", a.fps, "Frames of a video to take a second (default: every frame)")
       ->type_name("RATE");
   command.add_option("--frames", a.frames, "Number of frames of a video to take, evenly spaced")
-      ->type_name("N");
-  command
-      .add_option("--visual-tokens", a.visual_tokens,
-                  "Most tokens of a picture, or of two frames, of a model with pictures of any "
-                  "size (default: the checkpoint's)")
       ->type_name("N");
   command.add_option("--prompt", a.prompts, "Question; may be repeated, over the same media")
       ->type_name("TEXT")
@@ -194,12 +183,6 @@ void add_answer_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--max-tokens", a.sampling.max_new_tokens, "Longest answer")
       ->capture_default_str()
       ->group(group);
-  command
-      .add_option("--prompt-style", a.prompt_style,
-                  "auto, question, llava-qwen, chatml, qwen-vl, vicuna or plain")
-      ->type_name("NAME")
-      ->capture_default_str()
-      ->group(group);
 }
 
 Result<IoBackend> io_backend(const std::string& name) {
@@ -253,11 +236,27 @@ Status check_batch(const RunArguments& a) {
 
 }  // namespace
 
-void add_run_flags(CLI::App& command, RunArguments& a) {
-  add_job_flags(command, a);
+void add_host_flags(CLI::App& command, RunArguments& a) {
+  command
+      .add_option("--model", a.model,
+                  "Folder of a Hugging Face checkpoint (LLaVA, LLaVA-OneVision, Qwen2-VL, "
+                  "Qwen2.5-VL; Llama or "
+                  "Qwen2 for text), "
+                  "or a GGUF file")
+      ->required()
+      ->type_name("PATH");
+  command
+      .add_option("--visual-tokens", a.visual_tokens,
+                  "Most tokens of a picture, or of two frames, of a model with pictures of any "
+                  "size (default: the checkpoint's)")
+      ->type_name("N");
+  command
+      .add_option("--prompt-style", a.prompt_style,
+                  "auto, question, llava-qwen, chatml, qwen-vl, vicuna or plain")
+      ->type_name("NAME")
+      ->capture_default_str();
   add_cache_flags(command, a);
   add_meter_flags(command, a);
-  add_answer_flags(command, a);
   const std::string group = "Program";
   command
       .add_option("--device", a.device,
@@ -273,6 +272,13 @@ void add_run_flags(CLI::App& command, RunArguments& a) {
   command.add_option("--threads", a.threads, "Worker threads; 0: all that the process may use")
       ->capture_default_str()
       ->group(group);
+}
+
+void add_run_flags(CLI::App& command, RunArguments& a) {
+  add_host_flags(command, a);
+  add_job_flags(command, a);
+  add_answer_flags(command, a);
+  const std::string group = "Program";
   command.add_flag("--json", a.json, "Print answers and summary as JSON on standard output")
       ->group(group);
   command.add_flag("--progress", a.progress, "Show progress even if this is no terminal")
@@ -289,6 +295,11 @@ Status check_arguments(const RunArguments& a) {
   if (a.jobs.empty() && a.video.empty() && (a.fps != 0 || a.frames != 0)) {
     return wrong("--fps and --frames choose frames of a --video, and there is none");
   }
+  VKV_TRY(check_host_arguments(a));
+  return validate(a.sampling);
+}
+
+Status check_host_arguments(const RunArguments& a) {
   if (!a.store.empty() && a.nvme_budget.empty()) {
     return wrong("--store needs --nvme-budget, the disk space that it may take, like 2G");
   }
@@ -298,7 +309,7 @@ Status check_arguments(const RunArguments& a) {
   if (a.keep_store && a.store.empty()) {
     return wrong("--keep-store needs --store, the file to keep");
   }
-  return validate(a.sampling);
+  return {};
 }
 
 Result<SessionOptions> session_options(const RunArguments& a) {

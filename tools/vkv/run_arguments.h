@@ -62,9 +62,12 @@ struct RunArguments {
 
 // Adds the flags with their help to the subcommand; parsing fills `arguments`, which must stay.
 void add_run_flags(CLI::App& command, RunArguments& arguments);
+// Of them, those of model, cache and device, for other subcommands.
+void add_host_flags(CLI::App& command, RunArguments& arguments);
 
 // Checks the flags against each other. Errors: kInvalidArgument, naming the flag.
 Status check_arguments(const RunArguments& arguments);
+Status check_host_arguments(const RunArguments& arguments);
 
 // Errors: kInvalidArgument for a size, preset, io engine or prompt style that makes no sense.
 Result<SessionOptions> session_options(const RunArguments& arguments);

@@ -42,47 +42,13 @@ TierBytes tier_bytes(const CacheStats& stats, Tier tier) {
 Result<std::unique_ptr<Session>> Session::open(const SessionOptions& options, Progress* progress,
                                                const std::atomic<bool>* cancel) {
   progress->begin_phase("loading the model", "");
-  const Stopwatch since_start;
-  VKV_TRY_ASSIGN(tokenizer, Tokenizer::load(options.model));
-  VKV_TRY_ASSIGN(model, Model::load(options.model, {.device = options.cache.device,
-                                                    .device_index = options.cache.device_index,
-                                                    .threads = options.cache.threads}));
-  const double load_seconds = since_start.seconds();
-  std::optional<MediaProcessor> processor;
-  if (model->config().has_vision()) {
-    VKV_TRY_ASSIGN(loaded, load_media_processor(options.model, model->config()));
-    if (options.visual_tokens_max > 0) VKV_TRY(loaded.limit_tokens(options.visual_tokens_max));
-    processor.emplace(std::move(loaded));
-  }
-  CacheOptions cache_options = options.cache;
-  cache_options.shape = model->kv_shape();
-  cache_options.element = model->element();
-  cache_options.stream = model->cuda_stream();
-  if (model->element() == ElementType::kBf16) cache_options.open_codec = Codec::kBf16;
-  VKV_TRY_ASSIGN(cache, Cache::open(cache_options));
-
-  std::unique_ptr<Session> session(new Session(std::move(model), std::move(tokenizer),
-                                               std::move(processor), std::move(cache), progress,
-                                               cancel));
+  VKV_TRY_ASSIGN(host, open_host(options));
+  std::unique_ptr<Session> session(new Session(std::move(host), progress, cancel));
   session->model_path_ = options.model;
   session->media_settings_ = options.media_settings;
-  VKV_TRY_ASSIGN(generator, Generator::make(session->model_.get(), &session->tokenizer_,
-                                            session->cache_.get(), options.generator));
-  session->load_seconds_ = load_seconds;
-  session->generator_ = std::make_unique<Generator>(std::move(generator));
   progress->clear();
   return session;
 }
-
-Session::Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
-                 std::optional<MediaProcessor> processor, std::unique_ptr<Cache> cache,
-                 Progress* progress, const std::atomic<bool>* cancel)
-    : model_(std::move(model)),
-      tokenizer_(std::move(tokenizer)),
-      processor_(std::move(processor)),
-      cache_(std::move(cache)),
-      progress_(progress),
-      cancel_(cancel) {}
 
 // `per_unit`: how much of the work's own count makes one unit.
 Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per_unit) {
@@ -96,11 +62,11 @@ Watch Session::watch(std::string_view phase, std::string_view unit, uint64_t per
 Result<Session::Subject> Session::open_media(const Job& job) {
   if (job.images.empty() && job.video.empty())
     return Subject{.source = nullptr, .group = media_group(job, 0)};
-  if (!processor_)
+  if (!host_.processor)
     return Status(Code::kInvalidArgument,
                   "the model reads text alone: ask it without pictures and videos");
-  VKV_TRY_ASSIGN(media,
-                 open_job_media(job, *processor_, *model_, watch("decoding media", "pictures", 1)));
+  VKV_TRY_ASSIGN(media, open_job_media(job, *host_.processor, *host_.model,
+                                       watch("decoding media", "pictures", 1)));
   Subject subject{.source = nullptr, .group = media_group(job, media->frame_count())};
   // Pictures are decoded by now. A video's frames are while the model computes.
   if (job.video.empty())
@@ -114,20 +80,20 @@ Result<MediaPrefix> Session::ingest(const Job& job, MediaSource& source) {
   const MediaFiles files = job_files(job);
   Result<SequenceKey> key = Status(Code::kNotFound, "nothing is kept");
   Result<std::string> stamps = key.status();
-  if (cache_->options().keep_store) {
+  if (host_.cache->options().keep_store) {
     stamps = media_stamps(files);
     key = media_key(model_path_, media_settings_, files, source.shapes());
   }
   if (const std::optional<MediaPrefix> kept = resume(key, source.shapes())) return *kept;
 
-  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  const auto layers = static_cast<uint64_t>(host_.model->kv_shape().layers);
   const Watch ingesting = watch("prefill of media", "tokens", layers);
-  VKV_TRY_ASSIGN(prefix, generator_->ingest(source, ingesting));
+  VKV_TRY_ASSIGN(prefix, host_.generator->ingest(source, ingesting));
   if (!key.ok() || !stamps.ok()) return prefix;
   // Answers do not depend on it, so a full disk or a damaged store is no reason to fail.
   const Result<std::string> stamps_now = media_stamps(files);
   const bool unchanged = stamps_now.ok() && stamps_now.value() == stamps.value();
-  const Status kept = unchanged ? generator_->keep(prefix, key.value())
+  const Status kept = unchanged ? host_.generator->keep(prefix, key.value())
                                 : Status(Code::kIo, "their files changed while they were read");
   if (!kept.ok()) spdlog::warn("the KV of the media is not kept: {}", kept.message());
   return prefix;
@@ -136,7 +102,7 @@ Result<MediaPrefix> Session::ingest(const Job& job, MediaSource& source) {
 std::optional<MediaPrefix> Session::resume(const Result<SequenceKey>& key,
                                            std::span<const VisualShape> shapes) {
   if (!key.ok()) return std::nullopt;
-  const Result<MediaPrefix> kept = generator_->resume(shapes, key.value());
+  const Result<MediaPrefix> kept = host_.generator->resume(shapes, key.value());
   if (kept.ok()) {
     spdlog::info("media: {} tokens from the store in {:.3f} s", kept.value().token_count,
                  kept.value().prefill_seconds);
@@ -156,7 +122,7 @@ Status Session::run(const Job& job, std::span<const size_t> questions, AnswerLis
   std::optional<PrefixOwner> owner;
   if (job.questions.size() > 1 && subject.source != nullptr) {
     VKV_TRY_ASSIGN(prefix, ingest(job, *subject.source));
-    owner.emplace(generator_.get(), prefix);
+    owner.emplace(host_.generator.get(), prefix);
     subject.prefix = &owner->prefix();
     subject.source.reset();
   }
@@ -167,22 +133,22 @@ Status Session::run(const Job& job, std::span<const size_t> questions, AnswerLis
 }
 
 Result<Answer> Session::answer(const Question& question, const Subject& subject) {
-  if (subject.prefix != nullptr) return generator_->answer(question, *subject.prefix);
-  if (subject.source != nullptr) return generator_->answer(question, *subject.source);
-  return generator_->answer(question, Media());
+  if (subject.prefix != nullptr) return host_.generator->answer(question, *subject.prefix);
+  if (subject.source != nullptr) return host_.generator->answer(question, *subject.source);
+  return host_.generator->answer(question, Media());
 }
 
 Status Session::ask(const Job& job, size_t index, const Subject& subject,
                     AnswerListener& listener) {
   VKV_TRY(check_cancel());
   listener.begin(job, index);
-  CacheStats last = cache_->stats();  // while the sequence is still there
+  CacheStats last = host_.cache->stats();  // while the sequence is still there
   uint64_t piece_count = 0;
-  const auto layers = static_cast<uint64_t>(model_->kv_shape().layers);
+  const auto layers = static_cast<uint64_t>(host_.model->kv_shape().layers);
   Watch prefill = watch("prefill", "tokens", layers);
   prefill.progress = [&, show = prefill.progress](uint64_t done, uint64_t total) {
     show(done, total);
-    if (done == total) last = cache_->stats();
+    if (done == total) last = host_.cache->stats();
   };
   const Question question = {.text = job.questions[index].prompt,
                              .sampling = job.sampling,
@@ -190,7 +156,7 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
                                  [&](std::string_view piece) {
                                    if (piece_count++ == 0)
                                      progress_->begin_phase("answering", "tokens");
-                                   last = cache_->stats();
+                                   last = host_.cache->stats();
                                    progress_->update(piece_count, 0);
                                    listener.text(piece);
                                  },
@@ -210,7 +176,7 @@ Status Session::ask(const Job& job, size_t index, const Subject& subject,
 AnswerRecord Session::make_record(const Job& job, size_t index, const Answer& answer,
                                   const CacheStats& last) {
   const JobQuestion& question = job.questions[index];
-  const CacheStats after = cache_->stats();
+  const CacheStats after = host_.cache->stats();
   AnswerRecord record;
   record.id = job.id;
   record.question = static_cast<int64_t>(index);

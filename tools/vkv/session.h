@@ -8,24 +8,16 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "tools/mllm/generate.h"
 #include "tools/vkv/answers.h"
+#include "tools/vkv/host.h"
 #include "tools/vkv/job_media.h"
 #include "tools/vkv/jobs.h"
 #include "tools/vkv/progress.h"
-#include "vkv/cache.h"
 
 namespace vkv {
-
-struct SessionOptions {
-  std::string model;   // as of Model::load
-  CacheOptions cache;  // shape, element and stream are the model's; its device is both's
-  GeneratorOptions generator;
-  int visual_tokens_max = 0;   // of a picture or pair of frames; 0: what the checkpoint says
-  std::string media_settings;  // names what else changes K and V, where the cache keeps its store
-};
 
 // Hears of answers as they come. All calls are on the thread that called run().
 class AnswerListener {
@@ -51,17 +43,16 @@ class Session {
   // and the listener's.
   Status run(const Job& job, std::span<const size_t> questions, AnswerListener& listener);
 
-  std::string engine() const { return cache_->engine(); }
-  std::string io_engine() const { return cache_->io_engine(); }
-  double load_seconds() const { return load_seconds_; }
-  uint64_t weight_bytes() const { return model_->weight_bytes(); }
-  const CacheOptions& cache_options() const { return cache_->options(); }
-  CacheStats cache_stats() const { return cache_->stats(); }
+  std::string engine() const { return host_.cache->engine(); }
+  std::string io_engine() const { return host_.cache->io_engine(); }
+  double load_seconds() const { return host_.load_seconds; }
+  uint64_t weight_bytes() const { return host_.model->weight_bytes(); }
+  const CacheOptions& cache_options() const { return host_.cache->options(); }
+  CacheStats cache_stats() const { return host_.cache->stats(); }
 
  private:
-  Session(std::unique_ptr<Model> model, Tokenizer tokenizer,
-          std::optional<MediaProcessor> processor, std::unique_ptr<Cache> cache, Progress* progress,
-          const std::atomic<bool>* cancel);
+  Session(Host host, Progress* progress, const std::atomic<bool>* cancel)
+      : host_(std::move(host)), progress_(progress), cancel_(cancel) {}
 
   Status check_cancel() const { return Watch{.cancel = cancel_}.check(); }
   Watch watch(std::string_view phase, std::string_view unit, uint64_t per_unit);
@@ -82,17 +73,12 @@ class Session {
   AnswerRecord make_record(const Job& job, size_t index, const Answer& answer,
                            const CacheStats& last);
 
-  std::unique_ptr<Model> model_;
-  Tokenizer tokenizer_;
-  std::optional<MediaProcessor> processor_;  // of a model with vision
-  std::unique_ptr<Cache> cache_;
-  std::unique_ptr<Generator> generator_;  // points to the four above
+  Host host_;
   std::string model_path_;
   std::string media_settings_;
   Progress* progress_;
   const std::atomic<bool>* cancel_;
-  double load_seconds_ = 0;  // model and tokenizer, from open() to the cache
-  CacheStats counted_;       // what the answers so far account for
+  CacheStats counted_;  // what the answers so far account for
 };
 
 }  // namespace vkv

@@ -40,6 +40,4 @@ Result<TorchAttention> measure_torch_attention(const TorchAttentionOptions& opti
 // none works.
 std::optional<TorchAttentionRow> fastest(const TorchAttention& torch, bool plain = false);
 
-const char* torch_attention_script();
-
 }  // namespace vkv

@@ -72,7 +72,11 @@ class VKV_API Cache {
   // Errors: kNotFound, kInvalidArgument (layers out of step, roles of another length, values that
   // are not finite or overflow 16 bit; found late with options.stream: see settle()), kOutOfMemory
   // naming the tier and the need. A failed append changes nothing.
-  virtual Status append(int layer, const AppendRequest& request) = 0;
+  Status append(int layer, const AppendRequest& request) {
+    return append(layer, std::span(&request, 1));
+  }
+  // The same for several sequences, each once, which on a GPU is one launch for all.
+  virtual Status append(int layer, std::span<const AppendRequest> requests) = 0;
 
   // Attention of several sequences in one call; a sequence may stand in it once. Seals and places
   // blocks afterwards. Errors: kNotFound, kInvalidArgument, kOutOfMemory (the blocks made do not

@@ -76,7 +76,8 @@ struct CacheStats {
   uint64_t sequence_count = 0;
   uint64_t attend_count = 0;        // attend calls
   uint64_t sealed_token_count = 0;  // tokens x layers encoded so far
-  uint64_t demoted_bytes = 0;       // dram -> nvme
+  uint64_t demoted_bytes = 0;       // hbm -> dram -> nvme, where the budget was reached
+  uint64_t risen_bytes = 0;         // nvme -> dram -> hbm, where there was room again
   uint64_t nvme_read_bytes = 0;
   uint64_t nvme_written_bytes = 0;
   uint64_t nvme_payload_bytes = 0;        // of them, records and states: not what rounds them up

@@ -265,6 +265,11 @@ typedef struct vkv_attend_request {
 // that are not finite or overflow 16 bit; VKV_OUT_OF_MEMORY naming the tier and the need.
 VKV_API vkv_status vkv_append(vkv_cache* cache, int32_t layer, const vkv_append_request* request);
 
+// The same for several sequences, which on a GPU is one launch for all; requests: [request_count],
+// each sequence once. After an error nothing was appended to any.
+VKV_API vkv_status vkv_append_batch(vkv_cache* cache, int32_t layer,
+                                    const vkv_append_request* requests, int64_t request_count);
+
 // Attention of several sequences in one call; requests: [request_count], each sequence once.
 // Errors: as vkv_append's; VKV_IO and VKV_DATA_LOSS naming the sequence.
 VKV_API vkv_status vkv_attend(vkv_cache* cache, int32_t layer, const vkv_attend_request* requests,
@@ -319,7 +324,7 @@ typedef struct vkv_stats {
   uint64_t sequence_count;
   uint64_t attend_count;
   uint64_t sealed_token_count;  // tokens x layers encoded so far
-  uint64_t demoted_bytes;       // dram -> nvme
+  uint64_t demoted_bytes;       // hbm -> dram -> nvme, where the budget was reached
   uint64_t nvme_read_bytes;
   uint64_t nvme_written_bytes;
   uint64_t nvme_read_count;       // extents
@@ -344,6 +349,7 @@ typedef struct vkv_stats {
   uint64_t nvme_index_written_bytes;  // beside nvme_written_bytes
   uint64_t nvme_write_bytes_left;     // of the day's budget, now; UINT64_MAX: no limit
   uint64_t nvme_refused_save_count;   // by that budget
+  uint64_t risen_bytes;               // nvme -> dram -> hbm, where there was room again
 } vkv_stats;
 
 // stats->struct_size is set before.

@@ -185,13 +185,15 @@ Result<DecodeMeasurement> measure_decode(const DecodeMeasurementOptions& options
   result.seconds_max = *std::max_element(seconds.begin(), seconds.end());
   const CacheStats used = bench->cache().stats();
   result.hbm_bytes = used.tier[static_cast<size_t>(Tier::kHbm)].bytes_used;
-  result.dram_bytes = used.demoted_bytes;
+  result.dram_bytes = used.demoted_bytes - used.risen_bytes;
   result.host_read_bytes = used.host_read_bytes - before.host_read_bytes;
   result.link_read_bytes = used.link_read_bytes - before.link_read_bytes;
   result.ahead_read_bytes = used.ahead_read_bytes - before.ahead_read_bytes;
   result.ahead_read_rate = used.ahead_read_rate;
   result.host_read_rate = used.host_read_rate;
   result.link_read_rate = used.link_read_rate;
+  VKV_TRY_ASSIGN(device_bytes, device_bytes_used());
+  result.device_bytes = device_bytes;
   if (result.dram_bytes > 0) {
     VKV_TRY_ASSIGN(link, measure_read_speed(Tier::kDram));
     result.link_bytes_per_second = link;

@@ -28,6 +28,7 @@ struct DecodeMeasurement {
   uint64_t weight_bytes = 0;  // read by a step
   uint64_t kv_bytes = 0;      // stored for the sequences, tables included
   uint64_t hbm_bytes = 0;     // of the cache's budget, in use
+  uint64_t device_bytes = 0;  // of the whole GPU, in use
   double bits_per_value = 0;  // of K and V
   double read_bytes_per_second = 0;
   uint64_t dram_bytes = 0;  // of K and V, in DRAM

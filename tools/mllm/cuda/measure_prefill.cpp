@@ -55,6 +55,8 @@ Result<PrefillMeasurement> measure_prefill(const PrefillMeasurementOptions& opti
       for (const RoleStats& role : stats.role) bits += role.stored_bits;
       result.kv_bytes = bits / 8;
       result.dram_bytes = model.cache->stats().demoted_bytes;
+      VKV_TRY_ASSIGN(device_bytes, device_bytes_used());
+      result.device_bytes = device_bytes;
     } else {
       prompts.push_back(prompt_seconds);
       questions.push_back(question_seconds);

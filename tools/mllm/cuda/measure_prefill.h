@@ -24,8 +24,9 @@ struct PrefillMeasurement {
   double first_seconds = 0;  // of the first prompt of the process: takes memory, loads kernels
   double prompt_seconds = 0;
   double question_seconds = 0;
-  uint64_t kv_bytes = 0;    // of the prompt
-  uint64_t dram_bytes = 0;  // of them, in DRAM
+  uint64_t kv_bytes = 0;      // of the prompt
+  uint64_t dram_bytes = 0;    // of them, in DRAM
+  uint64_t device_bytes = 0;  // of the whole GPU, in use
 };
 
 // Errors: as measure_decode().

@@ -49,6 +49,13 @@ struct RandomModel {
   }
 };
 
+// Of the current GPU, by whomever. Errors: kCuda.
+inline Result<uint64_t> device_bytes_used() {
+  size_t free_bytes = 0, all_bytes = 0;
+  VKV_TRY(cuda_status(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo"));
+  return uint64_t{all_bytes - free_bytes};
+}
+
 inline double median_of(std::vector<double> values) {
   if (values.empty()) return 0;
   const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
