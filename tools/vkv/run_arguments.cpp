@@ -240,9 +240,7 @@ void add_host_flags(CLI::App& command, RunArguments& a) {
   command
       .add_option("--model", a.model,
                   "Folder of a Hugging Face checkpoint (LLaVA, LLaVA-OneVision, Qwen2-VL, "
-                  "Qwen2.5-VL; Llama or "
-                  "Qwen2 for text), "
-                  "or a GGUF file")
+                  "Qwen2.5-VL; Llama or Qwen2 for text), or a GGUF file")
       ->required()
       ->type_name("PATH");
   command
