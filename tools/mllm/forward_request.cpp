@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <string>
 
+#include "tools/mllm/tile_packing.h"
+
 namespace vkv {
 namespace {
 
@@ -27,8 +29,10 @@ int64_t last_rope_position(const ForwardRequest& request) {
   return last;
 }
 
-int64_t value_count(const VisualShape& shape, const VisionConfig& vision) {
-  if (!vision.is_qwen()) return int64_t{3} * vision.image_edge * vision.image_edge;
+int64_t value_count(const VisualShape& shape, const ModelConfig& config) {
+  const VisionConfig& vision = config.vision;
+  const int64_t pictures = config.packs_tiles() ? tile_count(shape) : 1;
+  if (!vision.is_qwen()) return pictures * 3 * vision.image_edge * vision.image_edge;
   return int64_t{shape.steps} * shape.height * shape.width * vision.patch_values();
 }
 
@@ -114,9 +118,16 @@ std::vector<RopePosition> rope_positions(ForwardBatch batch) {
   return positions;
 }
 
-Status validate_images(std::span<const VisualInput> images, const VisionConfig& vision) {
+Status validate_images(std::span<const VisualInput> images, const ModelConfig& config) {
+  const VisionConfig& vision = config.vision;
   for (size_t i = 0; i < images.size(); ++i) {
     const VisualShape& shape = images[i].shape;
+    const bool in_tiles = shape.tile_rows != 0 || shape.tile_columns != 0;
+    if (config.packs_tiles() && in_tiles &&
+        std::min({shape.tile_rows, shape.tile_columns, shape.height, shape.width}) < 1)
+      return {Code::kInvalidArgument,
+              fmt::format("image {} has {} x {} tiles of {} x {} pixels", i, shape.tile_columns,
+                          shape.tile_rows, shape.width, shape.height)};
     const bool has_grid = shape.steps >= 1 && shape.height >= 1 && shape.width >= 1 &&
                           shape.height % vision.merge_edge == 0 &&
                           shape.width % vision.merge_edge == 0;
@@ -125,7 +136,7 @@ Status validate_images(std::span<const VisualInput> images, const VisionConfig& 
               fmt::format("image {} has {} x {} x {} patches; height and width must be multiples "
                           "of {}",
                           i, shape.steps, shape.height, shape.width, vision.merge_edge)};
-    const int64_t expected = value_count(shape, vision);
+    const int64_t expected = value_count(shape, config);
     if (static_cast<int64_t>(images[i].values.size()) == expected) continue;
     if (vision.is_qwen())
       return {Code::kInvalidArgument,
@@ -134,8 +145,10 @@ Status validate_images(std::span<const VisualInput> images, const VisionConfig& 
                           i, images[i].values.size(), shape.steps, shape.height, shape.width,
                           expected)};
     return {Code::kInvalidArgument,
-            fmt::format("image {} has {} values; the vision tower takes 3 x {} x {}", i,
-                        images[i].values.size(), vision.image_edge, vision.image_edge)};
+            fmt::format("image {} has {} values; the vision tower takes {}3 x {} x {}", i,
+                        images[i].values.size(),
+                        config.packs_tiles() ? fmt::format("{} x ", tile_count(shape)) : "",
+                        vision.image_edge, vision.image_edge)};
   }
   return {};
 }

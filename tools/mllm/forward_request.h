@@ -49,6 +49,6 @@ int64_t first_query_of_last_layer(const ForwardRequest& request);
 std::vector<RopePosition> rope_positions(ForwardBatch batch);
 
 // Errors: kInvalidArgument for a picture or video whose values are not as VisualInput says.
-Status validate_images(std::span<const VisualInput> images, const VisionConfig& vision);
+Status validate_images(std::span<const VisualInput> images, const ModelConfig& config);
 
 }  // namespace vkv

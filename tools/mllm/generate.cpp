@@ -54,7 +54,7 @@ Status Generator::check_length(int64_t end, int64_t tokens) const {
     return {Code::kInvalidArgument,
             fmt::format("the prompt has {} tokens, the model's positions are {}: shorten it",
                         tokens, positions_max)};
-  const int each = config.tokens_per_image();
+  const int each = config.packs_tiles() ? 0 : config.tokens_per_image();
   return {
       Code::kInvalidArgument,
       fmt::format("the prompt has {} tokens, the model's positions are {}: ask with fewer images "

@@ -49,7 +49,8 @@ Result<const Defaults*> find_defaults(const Json& json, const std::string& where
     known += fmt::format(" {}", processor.type);
   }
   return Status(Code::kUnsupported,
-                fmt::format("{}: image_processor_type is \"{}\"; there are{} Qwen2VLImageProcessor",
+                fmt::format("{}: image_processor_type is \"{}\"; there are{} Qwen2VLImageProcessor "
+                            "LlavaOnevisionImageProcessor",
                             where, type, known));
 }
 

@@ -14,8 +14,16 @@ Result<MediaProcessor> MediaProcessor::load(const std::filesystem::path& model_d
   VKV_TRY_ASSIGN(settings, find_processor_settings(model_dir, SettingsOf::kPictures));
   MediaProcessor processor;
   const auto json = nlohmann::json::parse(settings.json_text, nullptr, false);
-  if (json.is_object() && processor_type(json) == "Qwen2VLImageProcessor") {
-    VKV_TRY_ASSIGN(video_settings, find_processor_settings(model_dir, SettingsOf::kVideos));
+  const std::string type = json.is_object() ? processor_type(json) : "";
+  VKV_TRY_ASSIGN(video_settings, find_processor_settings(model_dir, SettingsOf::kVideos));
+  if (type == "LlavaOnevisionImageProcessor") {
+    VKV_TRY_ASSIGN(tiles, TileProcessor::parse(settings));
+    VKV_TRY_ASSIGN(tile_videos, TileProcessor::parse(video_settings));
+    processor.tiles_ = std::move(tiles);
+    processor.tile_videos_ = std::move(tile_videos);
+    return processor;
+  }
+  if (type == "Qwen2VLImageProcessor") {
     VKV_TRY_ASSIGN(pictures, QwenProcessor::parse(settings, SettingsOf::kPictures));
     VKV_TRY_ASSIGN(videos, QwenProcessor::parse(video_settings, SettingsOf::kVideos));
     processor.pictures_ = std::move(pictures);
@@ -28,6 +36,8 @@ Result<MediaProcessor> MediaProcessor::load(const std::filesystem::path& model_d
 }
 
 Status MediaProcessor::limit_tokens(int64_t tokens) {
+  if (tiles_)
+    return {Code::kUnsupported, "how many tokens pictures of this model have is the checkpoint's"};
   if (!pictures_)
     return {Code::kUnsupported, "pictures of this model have one size, and always as many tokens"};
   pictures_->limit_tokens(tokens);
@@ -35,7 +45,8 @@ Status MediaProcessor::limit_tokens(int64_t tokens) {
   return {};
 }
 
-Result<VisualInput> MediaProcessor::picture(const Image& image) const {
+Result<VisualInput> MediaProcessor::picture(const Image& image, size_t picture_count) const {
+  if (tiles_) return picture_count == 1 ? tiles_->tiles(image) : tiles_->square(image);
   if (pictures_) return pictures_->process({&image, 1});
   VKV_TRY_ASSIGN(values, fixed_->process(image));
   return VisualInput{.values = std::move(values), .shape = {}};
@@ -44,6 +55,8 @@ Result<VisualInput> MediaProcessor::picture(const Image& image) const {
 Result<std::vector<VisualShape>> MediaProcessor::video_shapes(const Image& frame,
                                                               int64_t frame_count,
                                                               double frames_per_second) const {
+  if (tile_videos_)
+    return std::vector<VisualShape>{{.is_video = true, .steps = static_cast<int>(frame_count)}};
   if (!videos_) return std::vector<VisualShape>(static_cast<size_t>(frame_count));
   VKV_TRY_ASSIGN(shape, videos_->shape(frame, frame_count));
   const double rate = frames_per_second > 0 ? frames_per_second : kFramesPerSecond;
@@ -53,8 +66,8 @@ Result<std::vector<VisualShape>> MediaProcessor::video_shapes(const Image& frame
 
 Result<std::vector<VisualInput>> MediaProcessor::frames(std::span<const Image> frames) const {
   std::vector<VisualInput> inputs;
-  if (videos_) {
-    VKV_TRY_ASSIGN(input, videos_->process(frames));
+  if (tile_videos_ || videos_) {
+    VKV_TRY_ASSIGN(input, videos_ ? videos_->process(frames) : tile_videos_->frames(frames));
     inputs.push_back(std::move(input));
     return inputs;
   }

@@ -10,6 +10,7 @@
 #include "tools/mllm/image_processor.h"
 #include "tools/mllm/media.h"
 #include "tools/mllm/qwen_processor.h"
+#include "tools/mllm/tile_processor.h"
 #include "tools/mllm/visual_input.h"
 
 namespace vkv {
@@ -17,11 +18,12 @@ namespace vkv {
 // Of the processor that a checkpoint names. Immutable; any thread may call.
 class MediaProcessor {
  public:
-  // Errors: those of find_processor_settings, ImageProcessor::parse and QwenProcessor::parse.
+  // Errors: those of find_processor_settings, and of parse() of the three.
   static Result<MediaProcessor> load(const std::filesystem::path& model_dir);
 
-  // Errors: those of ImageProcessor::process and QwenProcessor::process.
-  Result<VisualInput> picture(const Image& image) const;
+  // picture_count: of the prompt; LLaVA-OneVision cuts only one that stands alone into tiles.
+  // Errors: those of ImageProcessor::process, QwenProcessor::process and TileProcessor.
+  Result<VisualInput> picture(const Image& image, size_t picture_count = 1) const;
   // Frames that go through the tower as pictures are one each, others one together.
   Result<std::vector<VisualInput>> video(const Video& video) const;
 
@@ -40,12 +42,15 @@ class MediaProcessor {
   const ImageProcessor* fixed() const { return fixed_ ? &*fixed_ : nullptr; }
   // Of Qwen's; else null.
   const QwenProcessor* qwen() const { return pictures_ ? &*pictures_ : nullptr; }
+  // Of LLaVA-OneVision's; else null.
+  const TileProcessor* tiles() const { return tiles_ ? &*tiles_ : nullptr; }
 
  private:
   MediaProcessor() = default;
 
   std::optional<ImageProcessor> fixed_;
   std::optional<QwenProcessor> pictures_, videos_;
+  std::optional<TileProcessor> tiles_, tile_videos_;
 };
 
 }  // namespace vkv

@@ -30,7 +30,7 @@ Status FileMedia::open_pictures(const MediaFiles& files, const Watch& watch) {
   for (const std::filesystem::path& path : files.pictures) {
     VKV_TRY(watch.check());
     VKV_TRY_ASSIGN(image, load_image(path));
-    Result<VisualInput> input = processor_->picture(image);
+    Result<VisualInput> input = processor_->picture(image, files.pictures.size());
     if (!input.ok()) return with_path(path, input.status());
     shapes_.push_back(input.value().shape);
     pictures_.push_back(std::move(input.value()));
@@ -87,6 +87,7 @@ Result<std::vector<VisualInput>> FileMedia::next(const Watch& watch) {
   auto inputs = processor_->frames(frames);
   if (!inputs.ok()) return with_path(video_, inputs.status());
   std::ranges::move(inputs.value(), std::back_inserter(piece));
+  piece.back().shape.ends = frames_left_ == 0;
   return piece;
 }
 

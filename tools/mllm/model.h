@@ -71,7 +71,10 @@ class Model {
 
  private:
   Model(ModelConfig config, std::unique_ptr<class ModelBackend> backend);
+  Result<std::vector<float>> encode_tiles(std::span<const VisualInput> images, const Watch& watch);
+
   ModelConfig config_;
+  std::vector<float> newline_;  // [text.hidden], of a model that packs tiles
   std::unique_ptr<class ModelBackend> backend_;
 };
 

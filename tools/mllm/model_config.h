@@ -80,17 +80,20 @@ struct ModelConfig {
   FeatureSelect feature_select = FeatureSelect::kFull;
   Activation projector_activation = Activation::kGeluErf;
   bool projector_bias = true;
-  int32_t image_token = -1;         // no token in a model of text alone
-  int32_t video_token = -1;         // where a video's tokens are others than a picture's
+  int tiles_max = 0;         // LLaVA-OneVision: of more, a picture's tokens are scaled down; else 0
+  int32_t image_token = -1;  // no token in a model of text alone
+  int32_t video_token = -1;  // where a video's tokens are others than a picture's
   std::vector<int32_t> eos_tokens;  // generation stops at any of them
 
   PromptStyle prompt_style = PromptStyle::kAuto;
 
   bool has_vision() const { return vision.layers > 0; }
+  // Whether tiles and frames are packed as tile_packing.h has it.
+  bool packs_tiles() const { return tiles_max > 0; }
   bool is_visual(int32_t token) const {
     return token >= 0 && (token == image_token || token == video_token);
   }
-  // Where all pictures have one size; else 0. visual_layout.h has it of any.
+  // Of what goes through a tower that takes one size; else 0. visual_layout.h has it of any media.
   int tokens_per_image() const {
     if (!has_vision() || vision.is_qwen()) return 0;
     return vision.positions() - (feature_select == FeatureSelect::kDropFirst ? 1 : 0);

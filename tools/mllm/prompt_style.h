@@ -12,7 +12,8 @@ enum class PromptStyle : uint8_t {
           // <|im_start|> kLlavaQwen, if it is of SentencePiece's kind kVicuna, else kQuestion; for
           // a model of text alone kChatml, else kPlain
   kQuestion,   // TinyVLM: <s><image>..\nQuestion: {question} Answer:
-  kLlavaQwen,  // llava-interleave-qwen: <|im_start|>user <image>..\n{question}<|im_end|>
+  kLlavaQwen,  // llava-interleave-qwen, LLaVA-OneVision: <|im_start|>user
+               // <image>..\n{question}<|im_end|>
                // <|im_start|>assistant\n
   kChatml,     // as kLlavaQwen, with line ends where ChatML has them, and before it, if the chat
                // template has one of its own: <|im_start|>system\n{message}<|im_end|>\n

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tools/mllm/tile_packing.h"
+
 namespace vkv {
 namespace {
 
@@ -31,6 +33,7 @@ int32_t append_media(const VisionConfig& vision, const VisualShape& shape, int32
 
 int64_t visual_token_count(const ModelConfig& config, const VisualShape& shape) {
   const VisionConfig& vision = config.vision;
+  if (config.packs_tiles()) return packed_token_count(config, shape);
   if (!vision.is_qwen()) return config.tokens_per_image();
   return int64_t{shape.steps} * (shape.height / vision.merge_edge) *
          (shape.width / vision.merge_edge);

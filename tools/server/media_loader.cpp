@@ -172,8 +172,8 @@ Result<fs::path> MediaLoader::allowed_file(std::string_view url) const {
   return path;
 }
 
-Status MediaLoader::add(const MediaPart& part, const MediaProcessor& processor,
-                        std::vector<VisualInput>& inputs) const {
+Status MediaLoader::add(const MediaPart& part, size_t picture_count,
+                        const MediaProcessor& processor, std::vector<VisualInput>& inputs) const {
   std::optional<MemoryFile> memory;
   fs::path path;
   if (part.url.starts_with(kData)) {
@@ -191,7 +191,7 @@ Status MediaLoader::add(const MediaPart& part, const MediaProcessor& processor,
   if (!part.is_video) {
     const Result<Image> image = load_image(path);
     if (!image.ok()) return named(image.status(), path, "it");
-    VKV_TRY_ASSIGN(input, processor.picture(image.value()));
+    VKV_TRY_ASSIGN(input, processor.picture(image.value(), picture_count));
     inputs.push_back(std::move(input));
     return {};
   }
@@ -204,9 +204,11 @@ Status MediaLoader::add(const MediaPart& part, const MediaProcessor& processor,
 
 Result<std::vector<VisualInput>> MediaLoader::load(const std::vector<MediaPart>& media,
                                                    const MediaProcessor& processor) const {
+  const auto picture_count = static_cast<size_t>(
+      std::ranges::count_if(media, [](const MediaPart& part) { return !part.is_video; }));
   std::vector<VisualInput> inputs;
   for (size_t i = 0; i < media.size(); ++i) {
-    const Status status = add(media[i], processor, inputs);
+    const Status status = add(media[i], picture_count, processor, inputs);
     if (!status.ok())
       return Status(status.code(), fmt::format("{} {}: {}", media[i].is_video ? "video" : "picture",
                                                i + 1, status.message()));

@@ -36,7 +36,8 @@ class MediaLoader {
 
  private:
   explicit MediaLoader(const MediaLoaderOptions& options) : options_(options) {}
-  Status add(const MediaPart& part, const MediaProcessor& processor,
+  // picture_count: of the whole request.
+  Status add(const MediaPart& part, size_t picture_count, const MediaProcessor& processor,
              std::vector<VisualInput>& inputs) const;
   Result<std::filesystem::path> allowed_file(std::string_view url) const;
 

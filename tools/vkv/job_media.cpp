@@ -8,12 +8,14 @@ namespace vkv {
 namespace {
 
 Status check_fits(const MediaProcessor& processor, const std::string& folder,
-                  const VisionConfig& vision) {
+                  const ModelConfig& config) {
+  const VisionConfig& vision = config.vision;
   const auto differ = [&](const std::string& what) {
     return Status(Code::kInvalidArgument,
                   fmt::format("{}: {}: they are of different checkpoints", folder, what));
   };
-  if ((processor.qwen() != nullptr) != vision.is_qwen())
+  if ((processor.qwen() != nullptr) != vision.is_qwen() ||
+      (processor.tiles() != nullptr) != config.packs_tiles())
     return differ("the image processor and the vision tower are of different families");
   if (const QwenProcessor* qwen = processor.qwen()) {
     if (qwen->patch_edge() == vision.patch_edge && qwen->merge_edge() == vision.merge_edge &&
@@ -26,20 +28,22 @@ Status check_fits(const MediaProcessor& processor, const std::string& folder,
                     qwen->merge_edge(), qwen->merge_edge(), vision.patch_edge, vision.patch_edge,
                     vision.temporal_patch, vision.merge_edge, vision.merge_edge));
   }
-  const ImageProcessor& fixed = *processor.fixed();
+  const TileProcessor* const tiles = processor.tiles();
+  const int height = tiles != nullptr ? tiles->edge() : processor.fixed()->height();
+  const int width = tiles != nullptr ? tiles->edge() : processor.fixed()->width();
   const int edge = vision.image_edge;
-  if (fixed.height() == edge && fixed.width() == edge) return {};
+  if (height == edge && width == edge) return {};
   return differ(
       fmt::format("the processor makes pictures of {} x {}, the vision tower takes {} x "
                   "{}",
-                  fixed.width(), fixed.height(), edge, edge));
+                  width, height, edge, edge));
 }
 
 }  // namespace
 
 Result<MediaProcessor> load_media_processor(const std::string& folder, const ModelConfig& config) {
   VKV_TRY_ASSIGN(processor, MediaProcessor::load(folder));
-  VKV_TRY(check_fits(processor, folder, config.vision));
+  VKV_TRY(check_fits(processor, folder, config));
   return processor;
 }
 

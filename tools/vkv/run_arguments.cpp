@@ -239,9 +239,8 @@ Status check_batch(const RunArguments& a) {
 void add_host_flags(CLI::App& command, RunArguments& a) {
   command
       .add_option("--model", a.model,
-                  "Folder of a Hugging Face checkpoint (LLaVA, Qwen2-VL, Qwen2.5-VL; Llama or "
-                  "Qwen2 for text), "
-                  "or a GGUF file")
+                  "Folder of a Hugging Face checkpoint (LLaVA, LLaVA-OneVision, Qwen2-VL, "
+                  "Qwen2.5-VL; Llama or Qwen2 for text), or a GGUF file")
       ->required()
       ->type_name("PATH");
   command
