@@ -262,6 +262,23 @@ TEST_F(ServerTest, a_full_server_says_when_to_come_again) {
   EXPECT_EQ(metric("vkv_requests_total{code=\"429\"}"), 1);
 }
 
+TEST_F(ServerTest, few_pixels_wait) {
+  never_end();
+  options_ = {.running_max = 1, .queue_max = 8, .pixel_bytes_max = 1};
+  open();
+  if (!http_) return;
+  HttpClient runs(http_->port()), waits(http_->port());
+  ASSERT_TRUE(runs.send(http_post(kChat, chat("What?", 4000).dump())));
+  ASSERT_TRUE(soon([&] { return engine_->gauges().running == 1; }));
+  ASSERT_TRUE(waits.send(http_post(kChat, chat(about_video(2, "What?"), 4).dump())));
+  ASSERT_TRUE(soon([&] { return engine_->gauges().queued == 1; }));
+  EXPECT_EQ(ask(chat(about_video(1, "What?"), 4)).status, 429);
+  runs.leave();
+  EXPECT_EQ(waits.read().status, 200);
+  EXPECT_EQ(ask(chat(about_video(1, "What?"), 4)).status, 200);
+  EXPECT_TRUE(nothing_is_left());
+}
+
 // Twelve media in a budget that holds a few: the oldest go, and nothing fails.
 TEST_F(ServerTest, budgets_hold_whatever_is_asked) {
   session_.cache.dram_bytes_max = uint64_t{5} << 20;

@@ -91,6 +91,26 @@ TEST(tokenizer, prompts_of_llava_1_5_are_those_of_its_template) {
   }
 }
 
+// In the words of LLaVA-1.5's template; what a caller gives stands for nothing else.
+TEST(tokenizer, prompts_of_conversations_have_all_that_was_said) {
+  const Tokenizer tokenizer = tokenizer_of("prepend_style");
+  ModelConfig config;
+  const Exchange earlier[] = {{"a?", "{question}"}, {"b?", " so."}};
+  const auto text = [&](PromptStyle style, std::string_view system) {
+    const auto prompt = Prompt::make(&tokenizer, style, config, system);
+    if (!prompt.ok()) return prompt.status().message();
+    return tokenizer.decode(prompt.value().question("c?", false, earlier).value().tokens);
+  };
+  EXPECT_EQ(text(PromptStyle::kVicuna, ""),
+            "USER: a? ASSISTANT: {question} USER: b? ASSISTANT: so. USER: c? ASSISTANT:");
+  EXPECT_EQ(
+      text(PromptStyle::kVicuna, "{question}."),
+      "{question}. USER: a? ASSISTANT: {question} USER: b? ASSISTANT: so. USER: c? ASSISTANT:");
+  EXPECT_EQ(text(PromptStyle::kPlain, ""), "a?{question}\nb? so.\nc?");
+  EXPECT_NE(text(PromptStyle::kPlain, "Be brief.").find("no place for a system"),
+            std::string::npos);
+}
+
 TEST(tokenizer, what_is_no_sentencepiece_of_ours_is_refused) {
   const Json good = Json::parse(file_text(kGolden + "prepend_style.json"));
   const auto with = [&](const char* part, Json value) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <utility>
 
 #include "tools/mllm/visual_layout.h"
 
@@ -82,6 +83,7 @@ Status Prompt::choose_parts(PromptStyle style, std::string_view system) {
       question_with_media_ = {{false, "\nQuestion: {question} Answer:"}};
       question_alone_ = {{true, "<s>"}, {false, "Question: {question} Answer:"}};
       next_question_ = {{false, "\nQuestion: {question} Answer:"}};
+      answers_begin_with_space_ = true;
       break;
     case PromptStyle::kLlavaQwen:
       start_ = {{true, kImStart}, {false, "user "}};
@@ -126,6 +128,7 @@ Status Prompt::choose_parts(PromptStyle style, std::string_view system) {
       question_with_media_ = {{false, "\n{question} ASSISTANT:"}};
       question_alone_ = {{false, "USER: {question} ASSISTANT:"}};
       next_question_ = {{false, " USER: {question} ASSISTANT:"}};
+      answers_begin_with_space_ = true;
       if (!given.empty()) {
         start_[0] = {false, given + " USER: ", true};
         question_alone_[0].text = given + " USER: {question} ASSISTANT:";
@@ -171,21 +174,29 @@ Result<Prompt> Prompt::make(const Tokenizer* tokenizer, PromptStyle style,
   return prompt;
 }
 
-Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
-                      PromptTokens& target) const {
+void Prompt::fill(const std::vector<Part>& parts, std::string_view question,
+                  std::vector<Part>& filled) {
   for (const Part& part : parts) {
+    std::string text = part.text;
+    const size_t at = part.special || part.is_given ? text.npos : text.rfind(kQuestionMark);
+    if (at != text.npos) text.replace(at, kQuestionMark.size(), question);
+    // Tokens may reach over a border of two texts.
+    if (!part.special && !filled.empty() && !filled.back().special)
+      filled.back().text += text;
+    else
+      filled.push_back({part.special, std::move(text), true});
+  }
+}
+
+Status Prompt::encode(const std::vector<Part>& filled, Tokenizer::TextPlace place,
+                      PromptTokens& target) const {
+  for (const Part& part : filled) {
     if (part.special) {
       target.tokens.push_back(*tokenizer_->find(part.text));
       target.roles.push_back(Role::kControl);
       continue;
     }
-    std::string text = part.text;
-    const size_t at = part.is_given ? text.npos : text.rfind(kQuestionMark);
-    if (at != text.npos) text.replace(at, kQuestionMark.size(), question);
-    // The text before which no other text or medium stands is the input's first.
-    const bool is_first = &parts == &start_ || &parts == &question_alone_;
-    const auto place = is_first ? Tokenizer::TextPlace::kFirst : Tokenizer::TextPlace::kBehind;
-    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(text, Tokenizer::AddedTokens::kPlain, place));
+    VKV_TRY_ASSIGN(tokens, tokenizer_->encode(part.text, Tokenizer::AddedTokens::kPlain, place));
     target.tokens.insert(target.tokens.end(), tokens.begin(), tokens.end());
     target.roles.resize(target.tokens.size(), Role::kText);
   }
@@ -193,17 +204,18 @@ Status Prompt::append(const std::vector<Part>& parts, std::string_view question,
 }
 
 Result<PromptTokens> Prompt::media(std::span<const VisualShape> shapes) const {
+  constexpr auto kBehind = Tokenizer::TextPlace::kBehind;
   PromptTokens prompt;
-  VKV_TRY(append(start_, {}, prompt));
+  VKV_TRY(encode(start_, Tokenizer::TextPlace::kFirst, prompt));
   for (const VisualShape& shape : shapes) {
-    if (&shape != &shapes.front()) VKV_TRY(append(between_media_, {}, prompt));
-    VKV_TRY(append(before_media_, {}, prompt));
+    if (&shape != &shapes.front()) VKV_TRY(encode(between_media_, kBehind, prompt));
+    VKV_TRY(encode(before_media_, kBehind, prompt));
     const auto count = static_cast<size_t>(visual_token_count(config_, shape));
     const bool has_own = shape.is_video && config_.video_token >= 0;
     prompt.tokens.resize(prompt.tokens.size() + count,
                          has_own ? config_.video_token : config_.image_token);
     prompt.roles.resize(prompt.tokens.size(), Role::kVisual);
-    VKV_TRY(append(after_media_, {}, prompt));
+    VKV_TRY(encode(after_media_, kBehind, prompt));
   }
   if (!config_.text.has_rope_axes()) return prompt;
   VKV_TRY_ASSIGN(rope, prompt_positions(config_, prompt.tokens, shapes));
@@ -216,14 +228,21 @@ Result<PromptTokens> Prompt::question(std::string_view text, bool with_media,
                                       std::span<const Exchange> earlier) const {
   if (is_blank(text))
     return Status(Code::kInvalidArgument, "the question is empty: give it some words");
-  PromptTokens prompt;
+  std::vector<Part> filled;
   const std::vector<Part>* parts = with_media ? &question_with_media_ : &question_alone_;
   for (const Exchange& exchange : earlier) {
-    VKV_TRY(append(*parts, exchange.question, prompt));
-    VKV_TRY(append({{false, std::string(exchange.answer), true}}, {}, prompt));
+    fill(*parts, exchange.question, filled);
+    // Where answers begin with a space, clients may have taken it off.
+    std::string answer(exchange.answer);
+    if (answers_begin_with_space_ && !answer.starts_with(' ')) answer.insert(answer.begin(), ' ');
+    fill({{false, std::move(answer), true}}, {}, filled);
     parts = &next_question_;
   }
-  VKV_TRY(append(*parts, text, prompt));
+  fill(*parts, text, filled);
+  PromptTokens prompt;
+  // The text before which no other text or medium stands is the input's first.
+  VKV_TRY(encode(filled, with_media ? Tokenizer::TextPlace::kBehind : Tokenizer::TextPlace::kFirst,
+                 prompt));
   return prompt;
 }
 

@@ -64,7 +64,11 @@ class Prompt {
 
   explicit Prompt(const ModelConfig& config) : config_(config) {}
   Status choose_parts(PromptStyle style, std::string_view system);
-  Status append(const std::vector<Part>& parts, std::string_view question,
+  // Adds the parts with the question in its place. Texts beside each other become one.
+  static void fill(const std::vector<Part>& parts, std::string_view question,
+                   std::vector<Part>& filled);
+  // `place`: of all its texts.
+  Status encode(const std::vector<Part>& filled, Tokenizer::TextPlace place,
                 PromptTokens& target) const;
 
   const Tokenizer* tokenizer_ = nullptr;
@@ -75,6 +79,7 @@ class Prompt {
   std::vector<Part> question_with_media_;
   std::vector<Part> question_alone_;
   std::vector<Part> next_question_;  // behind an answer
+  bool answers_begin_with_space_ = false;
 };
 
 }  // namespace vkv

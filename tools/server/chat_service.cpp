@@ -13,6 +13,18 @@ namespace {
 
 constexpr int kDecoders = 2;
 
+// One of the few who may decode.
+class Turn {
+ public:
+  explicit Turn(std::counting_semaphore<>& places) : places_(places) { places_.acquire(); }
+  ~Turn() { places_.release(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::counting_semaphore<>& places_;
+};
+
 int64_t seconds_since_1970() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -57,11 +69,9 @@ Result<Submission> ChatService::submit(ChatRequest request) {
     if (engine_->processor() == nullptr)
       return Status(Code::kInvalidArgument,
                     "the model reads text alone: ask it without pictures and videos");
-    decoders_.acquire();
-    Result<std::vector<VisualInput>> inputs = source_.load(request.media, *engine_->processor());
-    decoders_.release();
-    if (!inputs.ok()) return inputs.status();
-    asked.inputs = std::move(inputs.value());
+    const Turn turn(decoders_);
+    VKV_TRY_ASSIGN(inputs, source_.load(request.media, *engine_->processor()));
+    asked.inputs = std::move(inputs);
   }
   return engine_->submit(std::move(asked));
 }

@@ -57,7 +57,10 @@ Engine::~Engine() { stop(0); }
 
 Result<std::unique_ptr<Engine::Ticket>> Engine::make_ticket(EngineRequest request) const {
   auto ticket = std::make_unique<Ticket>(std::move(request));
-  for (const VisualInput& input : ticket->request.inputs) ticket->shapes.push_back(input.shape);
+  for (const VisualInput& input : ticket->request.inputs) {
+    ticket->shapes.push_back(input.shape);
+    ticket->pixel_bytes += input.values.size() * sizeof(float);
+  }
   VKV_TRY_ASSIGN(size, host_.generator->size(ticket->question(), ticket->shapes));
   ticket->size = size;
   const CacheOptions& options = host_.cache->options();
@@ -121,6 +124,11 @@ void Engine::give_back(Ticket& ticket) {
   ticket.has_room = false;
 }
 
+void Engine::forget_pixels(Ticket& ticket) {
+  pixel_bytes_ -= std::exchange(ticket.pixel_bytes, 0);
+  ticket.request.inputs.clear();
+}
+
 int Engine::retry_after_seconds() const {
   const double seconds = std::ceil(step_seconds_ * static_cast<double>(soonest_tokens_));
   return static_cast<int>(std::clamp(seconds, 1.0, double{kRetrySecondsMax}));
@@ -131,13 +139,16 @@ Result<Submission> Engine::submit(EngineRequest request) {
   const std::shared_ptr<Reply> reply = ticket->reply;
   const std::lock_guard lock(mutex_);
   if (stopping_) return Status(Code::kCancelled, "the server is stopping");
-  if (queue_.empty() && reserve(*ticket)) {
+  const Submission full = {nullptr, retry_after_seconds()};
+  const uint64_t pixel_bytes = ticket->pixel_bytes;
+  if (pixel_bytes_ > 0 && pixel_bytes_ + pixel_bytes > options_.pixel_bytes_max) return full;
+  if (queue_.empty() && reserve(*ticket))
     waiting_.push_back(std::move(ticket));
-  } else {
-    if (queue_.size() >= static_cast<size_t>(options_.queue_max))
-      return Submission{nullptr, retry_after_seconds()};
+  else if (queue_.size() < static_cast<size_t>(options_.queue_max))
     queue_.push_back(std::move(ticket));
-  }
+  else
+    return full;
+  pixel_bytes_ += pixel_bytes;
   work_.notify_one();
   return Submission{reply, 0};
 }
@@ -231,6 +242,7 @@ void Engine::end(Ticket& ticket) {
   {
     const std::lock_guard lock(mutex_);
     give_back(ticket);
+    forget_pixels(ticket);
     if (ticket.has_started) --started_count_;
   }
   ticket.reply->finish(std::move(end));

@@ -38,6 +38,8 @@ struct EngineOptions {
   int running_max = 16;              // requests in prefill or decode; up to kBatchTokensMax
   int queue_max = 64;                // requests that wait for room; 0: none does
   double request_seconds_max = 600;  // from arrival; then it ends with an error
+  // Pixels of requests whose media are not read yet; one request may exceed it alone.
+  uint64_t pixel_bytes_max = uint64_t{4} << 30;
 };
 
 struct EngineRequest {
@@ -90,6 +92,7 @@ class Engine {
   // These hold the lock.
   bool reserve(Ticket& ticket);
   void give_back(Ticket& ticket);
+  void forget_pixels(Ticket& ticket);
   int retry_after_seconds() const;
   Status ended_early(const Ticket& ticket) const;
   void take_ended(TicketList& tickets, TicketList& ended) const;
@@ -125,6 +128,7 @@ class Engine {
   std::vector<MediaPrefix> dropped_;  // taken out of the table, still in the cache
   TicketList queue_;                  // wait for room
   TicketList waiting_;                // have room
+  uint64_t pixel_bytes_ = 0;          // of all that are not read yet
   uint64_t started_count_ = 0;        // of those in prefilling_ and running_
   int64_t soonest_tokens_ = 0;        // until the first of those that run ends, at most
   double step_seconds_ = 0.05;        // lately

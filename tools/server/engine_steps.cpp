@@ -73,6 +73,7 @@ bool Engine::share_prefix(Ticket& ticket) {
   else
     reserved_ -= ticket.prefix_need;  // who made it has set that aside
   ticket.shares_prefix = true;
+  forget_pixels(ticket);
   ticket.cached_tokens = ticket.size.media_tokens;
   return true;
 }
@@ -99,6 +100,7 @@ void Engine::add_prefix(Ticket& ticket, const MediaPrefix& prefix) {
   const std::lock_guard lock(mutex_);
   ticket.prefix = prefixes_.add(*ticket.key, prefix, ticket.prefix_need);
   ticket.shares_prefix = true;  // what was set aside for it is the table's now
+  forget_pixels(ticket);
 }
 
 // Answers do not depend on it, so a full disk or a damaged store is no reason to fail. The oldest

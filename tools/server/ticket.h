@@ -34,6 +34,7 @@ struct Engine::Ticket {
   Generator::PromptSize size;
   std::optional<SequenceKey> key;  // of its media; none: text alone
   std::vector<VisualShape> shapes;
+  uint64_t pixel_bytes = 0;  // of inputs, until they are of no more use
 
   // What is set aside for it. Of a prefix in the table the table has it.
   KvNeed question_need, prefix_need;

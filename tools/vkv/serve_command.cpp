@@ -70,6 +70,8 @@ void add_http_flags(CLI::App& command, ServeArguments& a) {
        "DIR");
   text("--body-limit", a.body_bytes, "Longest body of a request", "SIZE");
   text("--media-limit", a.media_bytes, "Largest picture or video, encoded", "SIZE");
+  text("--pixel-limit", a.pixel_bytes,
+       "Decoded pixels, 4 bytes a value, of requests whose media wait; then 429", "SIZE");
   count("--media-count", a.limits.media_count_max, 1, 4096, "Most pictures and videos a request");
   count("--frames", a.limits.frames_default, 1, 4096, "Frames taken of a video, evenly spaced");
   count("--frames-max", a.limits.frames_max, 1, 4096, "Most that a request may ask for");
@@ -100,11 +102,13 @@ Result<Server> open_server(const ServeArguments& a) {
   options.limits.max_tokens_default = std::min(a.limits.max_tokens_default, a.limits.max_tokens);
   options.limits.frames_default = std::min(a.limits.frames_default, a.limits.frames_max);
   VKV_TRY(read_byte_size("--media-limit", a.media_bytes, options.media.bytes_max));
+  EngineOptions limits = a.engine;
+  VKV_TRY(read_byte_size("--pixel-limit", a.pixel_bytes, limits.pixel_bytes_max));
   // Those that are answered or wait, and some for /health, /metrics and refusals.
   http.connections_max = a.engine.running_max + a.engine.queue_max + 16;
 
   Server server;
-  VKV_TRY_ASSIGN(engine, Engine::open(session, a.engine));
+  VKV_TRY_ASSIGN(engine, Engine::open(session, limits));
   server.engine = std::move(engine);
   VKV_TRY_ASSIGN(service, ChatService::make(server.engine.get(), options));
   server.service = std::move(service);

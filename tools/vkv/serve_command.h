@@ -19,6 +19,7 @@ struct ServeArguments {
   std::string media_root;
   std::string body_bytes = "96M";
   std::string media_bytes = "64M";
+  std::string pixel_bytes = "4G";
   int window_tokens = 2048;
   double grace_seconds = 30;
 };
