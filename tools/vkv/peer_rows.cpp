@@ -167,7 +167,9 @@ std::string peers_report(const PeerFacts& facts, std::span<const PeerRow> rows,
     const std::vector<std::string> values = cells(row);
     for (size_t i = 0; i < (row.refused.empty() ? values.size() : 4); ++i)
       html += "<td>" + escape_html(values[i]) + "</td>";
-    if (!row.refused.empty()) html += "<td colspan=\"7\">" + escape_html(row.refused) + "</td>";
+    if (!row.refused.empty())
+      html +=
+          "<td colspan=\"7\" style=\"white-space: normal\">" + escape_html(row.refused) + "</td>";
     html += "</tr>\n";
   }
   html += "</table></div>\n";
