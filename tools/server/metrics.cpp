@@ -63,7 +63,10 @@ void add_nvme(Page& page, const CacheStats& stats) {
                "Left of the day's write budget.");
   page.counter("vkv_nvme_refused_saves_total", stats.nvme_refused_save_count,
                "Media not kept because the write budget is short.");
-  page.counter("vkv_demoted_bytes_total", stats.demoted_bytes, "Bytes evicted from DRAM to NVMe.");
+  page.counter("vkv_demoted_bytes_total", stats.demoted_bytes,
+               "Bytes evicted to a slower tier, where a budget was reached.");
+  page.counter("vkv_risen_bytes_total", stats.risen_bytes,
+               "Bytes that came back to a faster tier, where there was room again.");
   page.counter("vkv_nvme_reads_total", stats.nvme_read_count,
                "Extents on NVMe that attention needed: the denominator of hits.");
   page.counter("vkv_prefetch_hits_total", stats.prefetch_hit_count,
