@@ -363,9 +363,13 @@ Result<std::optional<BadValue>> GpuBackend::append(std::span<const AppendItem> i
     }
     if (!waits()) return {};
     VKV_TRY_ASSIGN(errors, late_.take(stream_));
-    if (errors.empty()) return {};
+    if (errors.empty() || !errors.front().bad) return {};
+    const SequenceId whose = errors.front().label.sequence;
+    const auto item = std::ranges::find_if(
+        items, [&](const AppendItem& one) { return one.label.sequence == whose; });
+    VKV_CHECK(item != items.end());
     bad = errors.front().bad;
-    while (items[bad->item].label.sequence != errors.front().label.sequence) ++bad->item;
+    bad->item = static_cast<size_t>(item - items.begin());
     return {};
   });
   VKV_TRY(status);

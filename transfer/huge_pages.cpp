@@ -37,7 +37,7 @@ Result<std::byte*> HugePages::map(uint64_t byte_count) {
   const uint64_t before = round_up_bytes(address, kHugePageBytes) - address;
   std::byte* const data = begin + before;
   if (before > 0) VKV_CHECK(munmap(begin, before) == 0);
-  if (before < kHugePageBytes) VKV_CHECK(munmap(data + byte_count, kHugePageBytes - before) == 0);
+  VKV_CHECK(munmap(data + byte_count, kHugePageBytes - before) == 0);
   (void)madvise(data, byte_count, MADV_HUGEPAGE);  // only advice: small ones do
 
   // The threads have the memory policy of this one.
