@@ -5,12 +5,12 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <iterator>
 #include <random>
 #include <string>
 
 #include "runtime/base/stopwatch.h"
+#include "tests/environment_number.h"
+#include "tests/mutated_text.h"
 #include "tools/server/chat_request.h"
 #include "tools/server/chat_response.h"
 #include "tools/server/media_loader.h"
@@ -34,38 +34,6 @@ const std::string kPieces[] = {
     "\"role\"", "\"user\"",  "assistant",  "system",     "\"content\": ",
     "\"text\"", "\"n\": 2,", "\\u0000",    "[[[[[[[[[[", "18446744073709551615",
     "data:",    ";base64,",  "\"stop\": ", "file://",    "\"frames\": "};
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
-// Flips, overwrites, cuts, doubles and inserts pieces.
-std::string mutated(std::string text, std::mt19937_64& random) {
-  for (uint64_t edits = 1 + random() % 4; edits > 0 && !text.empty(); --edits) {
-    const size_t at = random() % text.size();
-    switch (random() % 6) {
-      case 0:
-        text[at] = static_cast<char>(text[at] ^ (1 << random() % 8));
-        break;
-      case 1:
-        text[at] = static_cast<char>(random());
-        break;
-      case 2:
-        text.erase(at, random() % 40);
-        break;
-      case 3:
-        text.insert(at, text.substr(random() % text.size(), random() % 200));
-        break;
-      default: {
-        const std::string& piece = kPieces[random() % std::size(kPieces)];
-        text.replace(at, random() % 2 == 0 ? 0 : piece.size(), piece);
-        break;
-      }
-    }
-  }
-  return text;
-}
 
 void check(const ChatRequest& request, const ChatLimits& limits, const std::string& text) {
   ASSERT_TRUE(validate(request.sampling).ok()) << text;
@@ -96,7 +64,7 @@ TEST(chat_request_fuzz, any_body_is_a_request_within_the_limits_or_an_error_in_o
   for (; step < steps; ++step) {
     if (seconds > 0 && step % 256 == 0 && since_start.seconds() > static_cast<double>(seconds))
       break;
-    const std::string text = mutated(kWhole, random);
+    const std::string text = mutated(kWhole, kPieces, random);
     const Result<ChatRequest> request = parse_chat_request(text, limits);
     if (request.ok()) {
       ++read;

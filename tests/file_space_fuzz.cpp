@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <utility>
 #include <vector>
 
+#include "tests/environment_number.h"
 #include "transfer/file_space.h"
 #include "transfer/range_set.h"
 
@@ -20,11 +20,6 @@ namespace {
 constexpr uint64_t kUnit = 4096;
 constexpr uint64_t kBegin = 1;  // in units
 constexpr uint64_t kEndMax = 600;
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
 
 // Which units are taken; knows nothing of holes.
 struct Model {

@@ -5,11 +5,11 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <iterator>
 #include <random>
 #include <string>
 
+#include "tests/environment_number.h"
+#include "tests/mutated_text.h"
 #include "tools/vkv/policy_file.h"
 
 namespace vkv {
@@ -27,38 +27,6 @@ const std::string kPieces[] = {"{",       "}",     "[",    "]",         "\"",
                                "i1",      "f16",   "bf16", "\"layer\"", "\"low\": ",
                                "\xff",    "/",     ".5",   "exact",     "\"name\": \"\\u0007\""};
 
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
-// Flips, overwrites, inserts, cuts and doubles pieces.
-std::string mutated(std::string text, std::mt19937_64& random) {
-  for (uint64_t edits = 1 + random() % 3; edits > 0 && !text.empty(); --edits) {
-    const size_t at = random() % text.size();
-    switch (random() % 6) {
-      case 0:
-        text[at] = static_cast<char>(text[at] ^ (1 << random() % 8));
-        break;
-      case 1:
-        text[at] = static_cast<char>(random());
-        break;
-      case 2:
-        text.erase(at, random() % 12);
-        break;
-      case 3:
-        text.insert(at, text.substr(random() % text.size(), random() % 40));
-        break;
-      default: {
-        const std::string& piece = kPieces[random() % std::size(kPieces)];
-        text.replace(at, random() % 2 == 0 ? 0 : piece.size(), piece);
-        break;
-      }
-    }
-  }
-  return text;
-}
-
 TEST(policy_file_fuzz, any_text_is_a_valid_policy_or_an_error_in_one_line) {
   const uint64_t seed = number_from_environment("VKV_SEED", 20250311);
   const uint64_t steps = number_from_environment("VKV_STEPS", 20000);
@@ -67,7 +35,7 @@ TEST(policy_file_fuzz, any_text_is_a_valid_policy_or_an_error_in_one_line) {
   std::mt19937_64 random(seed);
   uint64_t read = 0;
   for (uint64_t step = 0; step < steps; ++step) {
-    const std::string text = mutated(kWhole, random);
+    const std::string text = mutated(kWhole, kPieces, random);
     const Result<PrecisionPolicy> policy = parse_policy(text, "fuzz", "fuzz");
     if (!policy.ok()) {
       ASSERT_EQ(policy.status().message().find("fuzz: "), 0u) << text;

@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <vector>
 
 #include "runtime/base/codec.h"
 #include "tests/cache_driver.h"
+#include "tests/environment_number.h"
 
 namespace vkv {
 namespace {
@@ -23,11 +23,6 @@ namespace {
 constexpr KvShape kShape{.layers = 2, .q_heads = 2, .kv_heads = 1, .head_dim = 64};
 constexpr size_t kRow = 64;  // values of K, or V, of a token and layer
 constexpr int kRecent = 16;
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
 
 // Both sequences that one of the model stands for, and its tokens.
 struct Tracked {

@@ -7,19 +7,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstdlib>
 
 #include "cpu/decode.h"
 #include "runtime/base/hadamard.h"
 #include "tests/attend_comparison.h"
+#include "tests/environment_number.h"
 
 namespace vkv {
 namespace {
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
 
 class RecordFuzz {
  public:

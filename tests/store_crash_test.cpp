@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/environment_number.h"
 #include "tests/fault_engine.h"
 #include "tests/store_driver.h"
 #include "tests/temporary_directory.h"
@@ -28,11 +29,6 @@ namespace {
 constexpr uint64_t kBytesMax = uint64_t{24} << 20;
 constexpr uint64_t kExtentBytesMax = 64 << 10;
 constexpr uint64_t kNumbers = 60;
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
 
 // What a sequence of operations tells of itself: each is told before it begins and when it is over.
 struct Note {

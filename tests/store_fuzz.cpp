@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "runtime/saved_state.h"
+#include "tests/environment_number.h"
 #include "tests/store_driver.h"
 #include "tests/temporary_directory.h"
 #include "transfer/block_store.h"
@@ -24,11 +24,6 @@
 
 namespace vkv {
 namespace {
-
-uint64_t number_from_environment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
 
 std::mt19937_64 random_of_run(const char* what) {
   const uint64_t seed = number_from_environment("VKV_SEED", 20241013);
