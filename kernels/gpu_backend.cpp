@@ -484,7 +484,7 @@ Result<GpuEngine> make_gpu_engine(GpuEngineOptions options) {
   engine.work_bytes = round_up_bytes(engine.work_bytes, kExtentAlignment);
   engine.host_bytes = backend->host_bytes();
   engine.backend = std::move(backend);
-  engine.device_memory = std::make_unique<GpuMemory>(options.device_index, CudaMemory::kDevice);
+  engine.device_memory = std::make_unique<GpuMemory>(options.device_index);
   engine.pinned_memory =
       std::make_unique<PinnedMemory>(options.device_index, std::move(options.host_pages));
   return Result<GpuEngine>(std::move(engine));

@@ -36,12 +36,12 @@ class DeviceScope {
 
 class GpuMemory final : public MemorySource {
  public:
-  GpuMemory(int device, CudaMemory memory) : device_(device), memory_(memory) {}
+  explicit GpuMemory(int device) : device_(device) {}
 
   Result<std::byte*> map(uint64_t byte_count) override {
     const DeviceScope scope(device_);
     VKV_TRY(scope.status());
-    VKV_TRY_ASSIGN(array, CudaArray<std::byte>::make(byte_count, memory_));
+    VKV_TRY_ASSIGN(array, CudaArray<std::byte>::make(byte_count));
     pieces_.push_back(std::move(array));
     return pieces_.back().data();
   }
@@ -57,7 +57,6 @@ class GpuMemory final : public MemorySource {
 
  private:
   const int device_;
-  const CudaMemory memory_;
   std::vector<CudaArray<std::byte>> pieces_;
 };
 

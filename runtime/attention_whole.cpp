@@ -1,5 +1,5 @@
-// attention_whole.cpp: of an engine that cuts by itself: blocks of all tiers in one call, those
-// that the CPU takes, and those that are brought ahead. SPDX-License-Identifier: Apache-2.0
+// attention_whole.cpp: attention of an engine that cuts by itself: blocks of all tiers in one call.
+// SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <map>
 #include <numeric>

@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -19,6 +18,7 @@
 #include "tools/vkv/dram_reader.h"
 #include "tools/vkv/model_shapes.h"
 #include "tools/vkv/policy_file.h"
+#include "tools/vkv/text_file.h"
 
 namespace vkv {
 namespace {
@@ -68,14 +68,6 @@ Status apply_path(const std::string& path, CacheOptions& options) {
           fmt::format("--paths has \"{}\"; there are {}", path, fmt::join(known, ", "))};
 }
 
-Status write_file(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  if (file) return {};
-  return {Code::kIo, path + ": cannot be written"};
-}
-
 class Bench {
  public:
   explicit Bench(const BenchDecodeArguments& arguments) : arguments_(arguments) {}
@@ -105,9 +97,9 @@ class Bench {
       print_decode(facts_, rows_.front());
     }
     if (!arguments_.trace.empty())
-      VKV_TRY(write_file(arguments_.trace, chrome_trace(rows_.front().measured.trace).dump()));
+      VKV_TRY(write_text_file(arguments_.trace, chrome_trace(rows_.front().measured.trace).dump()));
     if (!arguments_.report.empty())
-      return write_file(arguments_.report, decode_report(facts_, rows_, chart_script()));
+      return write_text_file(arguments_.report, decode_report(facts_, rows_, chart_script()));
     return {};
   }
 

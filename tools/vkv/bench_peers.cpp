@@ -19,6 +19,7 @@
 #include "tools/vkv/peer_rows.h"
 #include "tools/vkv/policy_file.h"
 #include "tools/vkv/python_script.h"
+#include "tools/vkv/text_file.h"
 
 namespace vkv {
 namespace {
@@ -72,10 +73,7 @@ class Bench {
     VKV_TRY(grow_batches());
     if (arguments_.json) fmt::print("{}\n", peers_json(facts_, rows_).dump(1));
     if (arguments_.report.empty()) return {};
-    std::ofstream file(arguments_.report, std::ios::binary);
-    file << peers_report(facts_, rows_, chart_script());
-    file.close();
-    return file ? Status() : Status(Code::kIo, arguments_.report + ": cannot be written");
+    return write_text_file(arguments_.report, peers_report(facts_, rows_, chart_script()));
   }
 
  private:

@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "tools/vkv/chrome_trace.h"
 #include "tools/vkv/model_shapes.h"
 #include "tools/vkv/policy_file.h"
+#include "tools/vkv/text_file.h"
 
 namespace vkv {
 
@@ -83,10 +83,7 @@ Status bench_prefill(const BenchPrefillArguments& arguments) {
     fmt::print("{}\n", json.dump(1));
   }
   if (arguments.trace.empty()) return {};
-  std::ofstream file(arguments.trace, std::ios::binary);
-  file << chrome_trace(trace).dump();
-  file.close();
-  return file ? Status() : Status(Code::kIo, arguments.trace + ": cannot be written");
+  return write_text_file(arguments.trace, chrome_trace(trace).dump());
 }
 
 }  // namespace vkv

@@ -7,7 +7,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -18,6 +17,7 @@
 #include "tools/vkv/exit_code.h"
 #include "tools/vkv/interrupt.h"
 #include "tools/vkv/progress.h"
+#include "tools/vkv/text_file.h"
 
 namespace vkv {
 namespace {
@@ -90,14 +90,6 @@ Status check(const QualityArguments& arguments) {
   return {};
 }
 
-Status write_file(const std::string& path, std::string_view content) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(content.data(), static_cast<std::streamsize>(content.size()));
-  file.close();
-  if (file) return {};
-  return {Code::kIo, path + ": cannot be written"};
-}
-
 class QualityRun {
  public:
   explicit QualityRun(const QualityArguments& arguments)
@@ -149,7 +141,7 @@ class QualityRun {
       failed |= summary.verdict == Verdict::kFail;
     const auto write = [&](const std::string& path, const std::string& content) {
       if (path.empty()) return;
-      const Status status = write_file(path, content);
+      const Status status = write_text_file(path, content);
       if (!status.ok()) spdlog::error("{}", status.message());
       failed |= !status.ok();
     };
